@@ -1,0 +1,48 @@
+# The two commands that matter are `make dev` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TEST_STAMP := $(VENV)/.installed-test
+
+.PHONY: dev test lint lock clean help
+
+help:
+	@echo 'make dev    set up, build a release, deploy it on this machine, and prove that it works'
+	@echo 'make test   everything that can be tested (the smoke test against real faults included)'
+	@echo 'make lint   formatting, lint and types only'
+	@echo 'make lock   pin the newest versions that pyproject.toml allows, with hashes'
+
+dev: $(STAMP)
+	@$(BIN)/opskit deploy dev
+
+test: $(TEST_STAMP)
+	tests/run
+
+lint: $(TEST_STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/bin/python:
+	@opskit/make-venv $(PYTHON) $(VENV)
+
+$(STAMP): $(VENV)/bin/python pyproject.toml opskit/requirements.txt
+	@$(BIN)/python -m pip install --quiet --require-hashes -r opskit/requirements.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(TEST_STAMP): $(STAMP) tests/requirements.txt
+	@$(BIN)/python -m pip install --quiet --require-hashes -r tests/requirements.txt
+	@touch $@
+
+# Universal resolution: one file for every Python and platform, hashes and no addresses.
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --upgrade
+lock: $(STAMP)
+	$(COMPILE) pyproject.toml --group chatservice --group test --group build -o tests/requirements.txt
+	$(COMPILE) pyproject.toml --group chatservice --group build -c tests/requirements.txt -o opskit/requirements.txt
+	$(COMPILE) --group chatservice -c tests/requirements.txt -o chatservice/requirements.txt
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
