@@ -1,0 +1,313 @@
+"""environments.yaml as frozen, validated objects; every error names file, line and key.
+
+The keys under `chat` are those of `chatservice.config`, checked by its own `settings_from`, so
+that no list of them is written twice. What only opskit can know (directories, the files that
+hold secrets) cannot be set there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final, Literal
+
+from chatservice.config import Settings
+from opskit import chat_settings, yaml_lines
+from opskit.environment_file import SECRETS, Local, Smoke, Ssh, read_environment
+from opskit.layout import Layout
+from opskit.problems import ConfigError, Problem
+from opskit.secrets import Secret, SecretRef, Source, check_value, resolve
+from opskit.yaml_lines import Document, Key
+
+SECRET_FILES: Final[Mapping[str, str]] = {
+    "jwt_secret": "auth.secret_file",
+    "jwt_previous_secret": "auth.previous_secret_file",
+    "jwks": "auth.jwks_file",
+}
+"""The secrets that are files on a host, and the service's setting that names each file.
+
+`signing_key` is none of them: only opskit uses it, to sign the tokens of the smoke test.
+"""
+_SOCKET_PATH_BYTES: Final = 107  # sun_path holds 108, with its final zero: unix(7)
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One environment: what to deploy where.
+
+    `root` is absolute; on this machine for a local environment, on each host otherwise. `python`
+    (as `3.11`) and `platform` (None: this machine's) are what a release's layer is built for.
+    """
+
+    name: str
+    target: Literal["local", "ssh"]
+    root: Path
+    base_url: str
+    python: str
+    platform: str | None
+    hosts: tuple[str, ...]
+    user: str
+    releases_keep: int
+    smoke: Smoke
+    secrets: Mapping[str, SecretRef]
+    settings: Settings
+    base_dir: Path
+    """The directory of environments.yaml; `file:` references are relative to it."""
+    _document: Document = field(repr=False, compare=False)
+
+    @property
+    def layout(self) -> Layout:
+        """Where everything lies under the root."""
+        return Layout(PurePosixPath(self.root))
+
+    @property
+    def ws_url(self) -> str:
+        """The base URL for WebSocket connections."""
+        return "ws" + self.base_url.removeprefix("http")
+
+    def where(self, *path: Key) -> str:
+        """Give `file:line` of one of this environment's keys."""
+        return self._document.where(("environments", self.name, *path))
+
+    def problem(self, *path: Key, why: str) -> Problem:
+        """Say what is wrong with one of this environment's keys."""
+        return self._document.problem(("environments", self.name, *path), why)
+
+    def chat_settings(self, root: Path | PurePosixPath | None = None) -> dict[str, Any]:
+        """Give the service's settings, every key of them, for a root (this environment's own)."""
+        mapping = chat_settings.complete(self.settings)
+        for key, value in _own_settings(Layout(PurePosixPath(root or self.root)), self.secrets):
+            section, name = key.split(".")
+            mapping[section][name] = value
+        return mapping
+
+    def secret_files(self, root: Path | PurePosixPath | None = None) -> dict[str, PurePosixPath]:
+        """Give the file on a host of each secret that the service needs."""
+        layout = Layout(PurePosixPath(root or self.root))
+        return {name: layout.secret(name) for name in SECRET_FILES if name in self.secrets}
+
+    def resolve_secrets(self) -> dict[str, Secret]:
+        """Fetch every secret, `signing_key` included; a generated one is made if need be.
+
+        Raises:
+            ConfigError: one is missing, empty, or not what it should be; says all of them.
+        """
+        values: dict[str, Secret] = {}
+        problems: list[Problem] = []
+        for name, ref in self.secrets.items():
+            generated = Path(self.layout.secret(name)) if self._may_generate(name) else None
+            try:
+                values[name] = resolve(ref, self.base_dir, generated=generated)
+                check_value(name, ref, values[name])
+            except ConfigError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+        return values
+
+    def _may_generate(self, name: str) -> bool:
+        return self.target == "local" and name == "jwt_secret"
+
+    def require_deployable(self) -> None:
+        """Check that there is something to deploy to.
+
+        Raises:
+            ConfigError: hosts or the address are missing; says what to fill in, and where.
+        """
+        problems = []
+        if self.target == "ssh" and not self.hosts:
+            why = "is empty; list the machines to deploy to, for example\n"
+            why += f"    hosts: [{self.name}1.example.com, {self.name}2.example.com]"
+            problems.append(self.problem("hosts", why=why))
+        if not self.base_url:
+            why = "is required; say how clients reach it, for example\n    url: https://chat.example.com"
+            problems.append(self.problem("url", why=why))
+        if problems:
+            raise ConfigError(problems)
+
+
+@dataclass(frozen=True)
+class Environments:
+    """All environments of one file."""
+
+    path: Path
+    by_name: Mapping[str, Environment]
+
+    def get(self, name: str) -> Environment:
+        """Give an environment.
+
+        Raises:
+            ConfigError: there is none of that name.
+        """
+        if name not in self.by_name:
+            why = f"there is no environment {name!r}; there are: {', '.join(self.by_name)}"
+            raise ConfigError([Problem(yaml_lines.shown(self.path), "", why)])
+        return self.by_name[name]
+
+
+def load_environments(path: Path) -> Environments:
+    """Read and check environments.yaml, all of it.
+
+    Raises:
+        ConfigError: it cannot be read, or anything in it is wrong; says everything that is.
+    """
+    try:
+        document = yaml_lines.load(path)
+    except ConfigError as error:
+        if not path.exists():
+            why = "there is no such file; run opskit where it is, or give --environments FILE"
+            raise ConfigError([Problem(yaml_lines.shown(path), "", why)]) from None
+        raise error from None
+    value = document.value
+    if not isinstance(value, dict) or not isinstance(value.get("environments"), dict):
+        why = "expected a mapping `environments:` with one entry for each environment"
+        raise ConfigError([document.problem(("environments",), why)])
+    problems = [
+        document.problem((key,), "unknown key; the only one here is environments")
+        for key in value
+        if key != "environments"
+    ]
+    environments: dict[str, Environment] = {}
+    for name, raw in value["environments"].items():
+        found = _load_one(document, path.absolute().parent, name, raw)
+        if isinstance(found, Environment):
+            environments[name] = found
+        else:
+            problems += found
+    problems += _shared_roots(environments.values())
+    if problems:
+        raise ConfigError(sorted(problems, key=_line_number))
+    return Environments(path, environments)
+
+
+def _line_number(problem: Problem) -> int:
+    return int(problem.where.rpartition(":")[2])
+
+
+def _load_one(
+    document: Document, base_dir: Path, name: str, raw: Any
+) -> Environment | list[Problem]:
+    """Check one environment whole."""
+    model = read_environment(document, name, raw)
+    if isinstance(model, list):
+        return model
+    path: tuple[Key, ...] = ("environments", name)
+    secrets, problems = _read_secrets(document, path, model)
+    root = Path(os.path.normpath(base_dir / Path(model.root).expanduser()))
+    own = dict(_own_settings(Layout(PurePosixPath(root)), secrets))
+    settings, complaints = chat_settings.check(model.chat, own)
+    problems += [_chat_problem(document, path, complaint, secrets) for complaint in complaints]
+    socket = str(Layout(PurePosixPath(root)).run / "control.sock")
+    if len(os.fsencode(socket)) > _SOCKET_PATH_BYTES:
+        why = f"is too long: {socket} has {len(os.fsencode(socket))} bytes, and the path of a "
+        why += f"Unix socket at most {_SOCKET_PATH_BYTES}; choose a shorter one"
+        problems.append(document.problem((*path, "root"), why))
+    if settings is None or problems:
+        return problems
+    base_url = model.url or ""
+    if not base_url and isinstance(model, Local):
+        if not settings.service.port:
+            why = "is 0, any free port; opskit must know it, so choose one"
+            return [document.problem((*path, "chat", "service", "port"), why)]
+        base_url = _loopback_url(settings)
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return Environment(
+        name=name,
+        target=model.target,
+        root=root,
+        base_url=base_url,
+        python=model.python if isinstance(model, Ssh) else running,
+        platform=model.platform if isinstance(model, Ssh) else None,
+        hosts=tuple(model.hosts) if isinstance(model, Ssh) else (),
+        user=model.user if isinstance(model, Ssh) else "",
+        releases_keep=model.releases.keep,
+        smoke=model.smoke,
+        secrets=secrets,
+        settings=settings,
+        base_dir=base_dir,
+        _document=document,
+    )
+
+
+def _own_settings(layout: Layout, secrets: Iterable[str]) -> list[tuple[str, str]]:
+    """Give the service's settings that opskit alone decides."""
+    settings = [("service.state_dir", str(layout.state)), ("service.run_dir", str(layout.run))]
+    present = set(secrets)
+    settings += [(key, str(layout.secret(n))) for n, key in SECRET_FILES.items() if n in present]
+    return settings
+
+
+def _loopback_url(settings: Settings) -> str:
+    """Say how this machine reaches a service that listens on it."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(  # noqa: S104 - recognised, not bound
+        settings.service.host, settings.service.host
+    )
+    return (
+        f"http://[{host}]:{settings.service.port}"
+        if ":" in host
+        else (f"http://{host}:{settings.service.port}")
+    )
+
+
+def _read_secrets(
+    document: Document, path: tuple[Key, ...], model: Local | Ssh
+) -> tuple[dict[str, SecretRef], list[Problem]]:
+    """Read the references of an environment; their values are fetched when they are needed."""
+    secrets: dict[str, SecretRef] = {}
+    problems: list[Problem] = []
+    for name, text in model.secrets.items():
+        location = (*path, "secrets", name)
+        if name not in SECRETS:
+            why = chat_settings.unknown_key(name, list(SECRETS))
+            problems.append(document.problem(location, why))
+            continue
+        try:
+            ref = SecretRef.parse(
+                text, where=document.where(location), key=yaml_lines.dotted(location)
+            )
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if ref.source is Source.GENERATE and (model.target != "local" or name != "jwt_secret"):
+            why = "generate is only for the jwt_secret of a local environment; give env:NAME, "
+            problems.append(document.problem(location, why + "file:PATH or command:WORDS"))
+            continue
+        secrets[name] = ref
+    return secrets, problems
+
+
+def _chat_problem(
+    document: Document,
+    path: tuple[Key, ...],
+    complaint: chat_settings.Complaint,
+    secrets: Mapping[str, SecretRef],
+) -> Problem:
+    """Find the line that a complaint of the service's is about."""
+    key, why = yaml_lines.dotted(complaint.path), complaint.why
+    names = {setting: name for name, setting in SECRET_FILES.items()}
+    if key in names and why != chat_settings.OWN_KEYS[key]:
+        # What the service says of a file that holds a secret is, here, about the secret.
+        if not secrets:
+            why = "is required, unless secrets.jwks or chat.auth.jwks_url is given; for example\n"
+            why += "    jwt_secret: env:CHAT_JWT_SECRET"
+        for setting, name in names.items():
+            why = why.replace(setting.removeprefix("auth."), name)
+        return document.problem((*path, "secrets", names[key]), why)
+    return document.problem((*path, "chat", *complaint.path), why)
+
+
+def _shared_roots(environments: Iterable[Environment]) -> list[Problem]:
+    """Find environments on this machine that would overwrite each other."""
+    owners: dict[Path, Environment] = {}
+    problems = []
+    for environment in environments:
+        if environment.target != "local":
+            continue
+        first = owners.setdefault(environment.root, environment)
+        if first is not environment:
+            why = f"is also the root of {first.name}; give each environment its own"
+            problems.append(environment.problem("root", why=why))
+    return problems
