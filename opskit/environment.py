@@ -54,9 +54,14 @@ class Environment:
     smoke: Smoke
     secrets: Mapping[str, SecretRef]
     settings: Settings
-    base_dir: Path
-    """The directory of environments.yaml; `file:` references are relative to it."""
+    path: Path
+    """The file that says all this."""
     _document: Document = field(repr=False, compare=False)
+
+    @property
+    def base_dir(self) -> Path:
+        """The directory that `file:` references are relative to, and `command:` ones run in."""
+        return self.path.parent
 
     @property
     def layout(self) -> Layout:
@@ -172,7 +177,7 @@ def load_environments(path: Path) -> Environments:
     ]
     environments: dict[str, Environment] = {}
     for name, raw in value["environments"].items():
-        found = _load_one(document, path.absolute().parent, name, raw)
+        found = _load_one(document, path.absolute(), name, raw)
         if isinstance(found, Environment):
             environments[name] = found
         else:
@@ -187,16 +192,14 @@ def _line_number(problem: Problem) -> int:
     return int(problem.where.rpartition(":")[2])
 
 
-def _load_one(
-    document: Document, base_dir: Path, name: str, raw: Any
-) -> Environment | list[Problem]:
+def _load_one(document: Document, file: Path, name: str, raw: Any) -> Environment | list[Problem]:
     """Check one environment whole."""
     model = read_environment(document, name, raw)
     if isinstance(model, list):
         return model
     path: tuple[Key, ...] = ("environments", name)
     secrets, problems = _read_secrets(document, path, model)
-    root = Path(os.path.normpath(base_dir / Path(model.root).expanduser()))
+    root = Path(os.path.normpath(file.parent / Path(model.root).expanduser()))
     own = dict(_own_settings(Layout(PurePosixPath(root)), secrets))
     settings, complaints = chat_settings.check(model.chat, own)
     problems += [_chat_problem(document, path, complaint, secrets) for complaint in complaints]
@@ -227,7 +230,7 @@ def _load_one(
         smoke=model.smoke,
         secrets=secrets,
         settings=settings,
-        base_dir=base_dir,
+        path=file,
         _document=document,
     )
 
