@@ -1,0 +1,299 @@
+"""Several users in one workspace: they see each other, and what each one says reaches them all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from statistics import median
+from typing import Final
+
+from chatservice.protocol import (
+    Ack,
+    Error,
+    ErrorCode,
+    Message,
+    Presence,
+    StartTyping,
+    Typing,
+)
+from checks.smoke.check import CheckFailed, Found, check
+from checks.smoke.describe import listed
+from checks.smoke.device import Device, Sent
+from checks.smoke.run import Run
+from checks.smoke.stage import Stage
+
+BURST: Final = 3
+"""Messages that each user sends at once; the rate limit of a connection is far above."""
+LONGEST_TRIED: Final = 16_000
+"""Characters. A larger limit is not tried exactly: one frame might not hold it."""
+
+
+class Conversation(Stage):
+    """The users of the run in one room.
+
+    Attributes:
+        devices: one of each user.
+        sent: every message that was to be stored, in the order in which the checks sent it.
+    """
+
+    def __init__(self, run: Run, name: str) -> None:
+        super().__init__(run, name)
+        self.devices: list[Device] = []
+        self.sent: list[Sent] = []
+
+    async def say(self, device: Device, text: str, *, id: str = "") -> Sent:
+        """Send a message that is to be stored."""
+        sent = await device.send(text, id=id)
+        self.sent.append(sent)
+        return sent
+
+    async def spread(self) -> dict[str, list[Message]]:
+        """Wait until every device has as many messages as were sent; give them by device."""
+        return dict(
+            zip(
+                (device.name for device in self.devices),
+                await asyncio.gather(*(device.got(len(self.sent)) for device in self.devices)),
+                strict=True,
+            )
+        )
+
+    async def record(self) -> list[Message]:
+        """Give all messages as the first device has them, which every other one agrees with."""
+        return (await self.spread())[self.devices[0].name]
+
+
+@check(
+    "connect",
+    "The users connect to one workspace",
+    look_at="what the answer says; the service's log has one line for each refusal",
+)
+async def connect(stage: Conversation) -> Found:
+    """All users come at the same time, as they do after a deploy."""
+    users = [f"user-{number}" for number in range(1, stage.run.users + 1)]
+
+    async def join(user: str) -> tuple[Device, float]:
+        begun = time.perf_counter()
+        return await stage.join(user), (time.perf_counter() - begun) * 1000
+
+    joined = await asyncio.gather(*(join(user) for user in users))
+    stage.devices.extend(device for device, _ in joined)
+    times = [taken for _, taken in joined]
+    return Found(
+        f"{len(users)} users, median {median(times):.0f} ms, slowest {max(times):.0f} ms",
+        {"median_ms": round(median(times), 2), "max_ms": round(max(times), 2)},
+    )
+
+
+@check(
+    "online",
+    "Each user sees every other one online",
+    needs=("connect",),
+    look_at="whether all users reached the same process and workspace",
+)
+async def online(stage: Conversation) -> Found:
+    """All pairs, whether by the welcome or by a presence frame after it."""
+    pairs = [
+        (device, other.user)
+        for device in stage.devices
+        for other in stage.devices
+        if other is not device
+    ]
+    await asyncio.gather(*(device.sees(user, Presence.ONLINE) for device, user in pairs))
+    return Found(f"{len(pairs)} pairs")
+
+
+@check(
+    "delivery",
+    "A message of each user reaches all the others in time",
+    needs=("connect",),
+    look_at="the host's load, the disk's time to sync, and the network in between",
+)
+async def delivery(stage: Conversation) -> Found:
+    """Both ways between all users; the time runs from sending to arrival at another user."""
+    bound = stage.run.delivery_bound
+    sent = await asyncio.gather(
+        *(stage.say(device, f"hello from {device.user}") for device in stage.devices)
+    )
+    arrived = await asyncio.gather(
+        *(_arrival(device, message) for message in sent for device in stage.devices)
+    )
+    for device in stage.devices:
+        texts = {seen.frame.id: seen.frame for seen in device.messages}
+        for message in sent:
+            got = texts[message.id]
+            if (got.user, got.text) != (message.user, message.text):
+                raise CheckFailed(
+                    f"{device.name} expected {message.text!r} of {message.user}, "
+                    f"but got {got.text!r} of {got.user}"
+                )
+    times = [taken * 1000 for device, message, taken in arrived if device.user != message.user]
+    slowest = max(arrived, key=lambda arrival: arrival[2])
+    measured = {"median_ms": round(median(times), 2), "max_ms": round(max(times), 2)}
+    if slowest[2] > bound:
+        late = sum(taken > bound for _, _, taken in arrived)
+        raise CheckFailed(
+            f"{slowest[0].name} expected the message of {slowest[1].user} within {bound:g} s, but "
+            f"it took {slowest[2]:.2f} s; {late} of {len(arrived)} deliveries were late "
+            f"(median {median(times):.0f} ms)"
+        )
+    return Found(
+        f"{len(times)} deliveries, median {median(times):.0f} ms, slowest {max(times):.0f} ms "
+        f"(bound {bound:g} s)",
+        measured,
+    )
+
+
+async def _arrival(device: Device, message: Sent) -> tuple[Device, Sent, float]:
+    """Wait for a message, for longer than the bound, so that a late one can be told from none."""
+    seen = await device.receive(
+        Message, f"the message of {message.user}", lambda frame: frame.id == message.id
+    )
+    return device, message, seen.at - message.at
+
+
+@check(
+    "order",
+    "All users see the same messages in the same order, numbered without a gap",
+    needs=("delivery",),
+    look_at="the service's log; two processes must never serve one workspace from one database",
+)
+async def order(stage: Conversation) -> Found:
+    """Everybody talks at once; everybody sees 1, 2, 3 ... once, with the same message at each."""
+    for number in range(BURST):
+        await asyncio.gather(
+            *(stage.say(device, f"{device.user} says {number}") for device in stage.devices)
+        )
+    seen = await stage.spread()
+    for name, messages in seen.items():
+        numbers = [message.seq for message in messages]
+        if numbers != list(range(1, len(stage.sent) + 1)):
+            raise CheckFailed(
+                f"{name} expected the numbers 1 to {len(stage.sent)}, each once and in order, "
+                f"but got {listed([str(number) for number in numbers], limit=40)}"
+            )
+    reference_name, reference = next(iter(seen.items()))
+    for name, messages in seen.items():
+        for mine, theirs in zip(messages, reference, strict=True):
+            if mine != theirs:
+                raise CheckFailed(
+                    f"{name} has another message {mine.seq} than {reference_name}: "
+                    f"{mine.text!r} of {mine.user}, not {theirs.text!r} of {theirs.user}"
+                )
+    return Found(f"{len(reference)} messages at {len(seen)} users")
+
+
+@check(
+    "ack",
+    "Every message is acknowledged once, with its own number",
+    needs=("delivery",),
+    look_at="the service's log, for refused writes of that workspace",
+)
+async def ack(stage: Conversation) -> Found:
+    """The number and the time in the acknowledgement are those of the message."""
+    numbers = {message.id: message for message in await stage.record()}
+    by_user = {device.user: device for device in stage.devices}
+    for sent in stage.sent:
+        device = by_user[sent.user]
+        answer = (await device.acked(sent)).frame
+        stored = numbers[sent.id]
+        if (answer.seq, answer.ts) != (stored.seq, stored.ts):
+            raise CheckFailed(
+                f"{device.name} expected number {stored.seq} and time {stored.ts} for its message, "
+                f"as the others see it, but was told {answer.seq} and {answer.ts}"
+            )
+    for device in stage.devices:
+        mine = sum(sent.user == device.user for sent in stage.sent)
+        if (told := len(device.of(Ack))) != mine:
+            raise CheckFailed(f"{device.name} expected {mine} acknowledgements, but got {told}")
+    return Found(f"{len(stage.sent)} acknowledgements")
+
+
+@check(
+    "repeated_id",
+    "A message sent again with the same id is stored once and has the same number",
+    needs=("delivery",),
+    look_at="the unique key on workspace, user and id in the database",
+)
+async def repeated_id(stage: Conversation) -> Found:
+    """What a client does that never saw the acknowledgement."""
+    device = stage.devices[0]
+    sent = next(one for one in stage.sent if one.user == device.user)
+    first = (await device.acked(sent)).frame
+    mark = len(device.seen)
+    await device.send(sent.text, id=sent.id)
+    second = await device.answer(
+        Ack, "the acknowledgement of its repeated message", to=sent, since=mark
+    )
+    if second.frame != first:
+        raise CheckFailed(
+            f"{device.name} sent message {first.seq} again and expected the same acknowledgement, "
+            f"but got {second.frame}"
+        )
+    last = await stage.say(device, "after the repeated message")
+    if (number := (await device.acked(last)).frame.seq) != len(stage.sent):
+        raise CheckFailed(
+            f"the message after the repeated one expected number {len(stage.sent)}, but got "
+            f"{number}: the repeated one was stored again"
+        )
+    for name, messages in (await stage.spread()).items():
+        if (times := sum(message.id == sent.id for message in messages)) != 1:
+            raise CheckFailed(f"{name} expected message {first.seq} once, but got it {times} times")
+    return Found(f"number {first.seq} both times")
+
+
+@check(
+    "typing",
+    "Typing shows to the others, not to the one who types, and is not stored",
+    needs=("delivery",),
+    look_at="the service's log",
+)
+async def typing(stage: Conversation) -> Found:
+    """All others see it; the message after it has the next number."""
+    typist, *others = stage.devices
+    await typist.put(StartTyping())
+    await asyncio.gather(
+        *(
+            device.receive(Typing, f"{typist.user} typing", lambda frame: frame.user == typist.user)
+            for device in others
+        )
+    )
+    last = await stage.say(typist, "after typing")
+    if (number := (await typist.acked(last)).frame.seq) != len(stage.sent):
+        raise CheckFailed(
+            f"the message after typing expected number {len(stage.sent)}, but got {number}: "
+            "something else was stored"
+        )
+    await typist.got(len(stage.sent))
+    await typist.newest()
+    if typist.of(Typing):
+        raise CheckFailed(f"{typist.name} was told that {typist.of(Typing)[0].frame.user} types")
+    return Found(f"seen by {len(others)} others")
+
+
+@check(
+    "too_long",
+    "A text over the limit is refused, one at the limit is not, and the connection lives on",
+    needs=("delivery",),
+    look_at="limits.text in the settings, and limits.frame_bytes: a frame must hold such a text",
+)
+async def too_long(stage: Conversation) -> Found:
+    """`too_long` with the message's id; nothing is stored of it."""
+    device, limit = stage.devices[-1], stage.target.text_limit
+    refused = await device.send("x" * (limit + 1))
+    answer = await device.answer(
+        Ack, f"the refusal of a text of {limit + 1} characters", to=refused
+    )
+    if not isinstance(answer.frame, Error) or answer.frame.code is not ErrorCode.TOO_LONG:
+        raise CheckFailed(
+            f"{device.name} expected {ErrorCode.TOO_LONG.value} for a text of {limit + 1} "
+            f"characters, but got {answer.frame}"
+        )
+    if limit > LONGEST_TRIED:
+        await device.newest()
+        return Found(f"{limit + 1} characters refused")
+    taken = await stage.say(device, "y" * limit)
+    if (number := (await device.acked(taken)).frame.seq) != len(stage.sent):
+        raise CheckFailed(
+            f"the message after the refused one expected number {len(stage.sent)}, but got {number}"
+        )
+    return Found(f"{limit + 1} characters refused, {limit} taken")

@@ -1,0 +1,168 @@
+"""One run of the smoke test: what is fixed for all its checks, and how they reach the service."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Self
+
+import httpx
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidHandshake, InvalidStatus
+from websockets.typing import Origin, Subprotocol
+
+from chatservice.protocol import SUBPROTOCOL, TOKEN_SUBPROTOCOL_PREFIX
+from checks.smoke.check import CheckFailed
+from checks.smoke.device import CLOSE_TIMEOUT, Device
+from checks.smoke.target import SmokeTarget, is_loopback, websocket_url, workspace_path
+
+MAX_FRAME: Final = 16 * 1024 * 1024
+"""Bytes; the longest page of history fits."""
+
+
+class TurnedAway(Exception):
+    """The upgrade was answered with another status than 101."""
+
+    def __init__(self, status: int, body: str) -> None:
+        super().__init__(f"{status} {body}".strip())
+        self.status = status
+
+
+@dataclass
+class Run:
+    """One run of the smoke test: what is fixed for all its checks.
+
+    Attributes:
+        target: the service.
+        users: how many users talk to each other.
+        delivery_bound: seconds within which a message must have reached everybody.
+        nodes: base URLs to spread the connections over.
+        patience: seconds to wait for what has no bound of its own.
+        workspace: what all workspaces of the run begin with.
+        touched: the workspaces that may exist now, and must be forgotten afterwards.
+        devices: every device that is connected, or was.
+    """
+
+    target: SmokeTarget
+    users: int
+    delivery_bound: float
+    nodes: tuple[str, ...]
+    patience: float
+    workspace: str
+    touched: dict[str, None] = field(default_factory=dict)
+    devices: list[Device] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        secure = any(node.startswith("https") for node in self.nodes)
+        self.tls = ssl.create_default_context() if secure else None
+        self._stack = AsyncExitStack()
+        self._joined = 0
+        self._clients: dict[bool, httpx.AsyncClient] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    def next_node(self) -> str:
+        """Give the base URL for the next connection, in turns."""
+        node = self.nodes[self._joined % len(self.nodes)]
+        self._joined += 1
+        return node
+
+    async def request(self, method: str, url: str, **headers: str) -> httpx.Response:
+        """Make a plain HTTP request; `_` in the names of headers stands for `-`.
+
+        Raises:
+            CheckFailed: there was no answer.
+        """
+        client = await self._client(direct=is_loopback(url))
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            async with asyncio.timeout(self.patience):
+                return await client.request(method, url, headers=named)
+        except (TimeoutError, httpx.TimeoutException):
+            raise CheckFailed(f"{method} {url} was not answered in {self.patience:g} s") from None
+        except (httpx.HTTPError, OSError) as error:
+            raise CheckFailed(f"{method} {url} was not answered: {_reason(error)}") from None
+
+    async def _client(self, *, direct: bool) -> httpx.AsyncClient:
+        """Give the HTTP client that asks the environment's proxy, or the one that asks none."""
+        if direct not in self._clients:
+            # Without an https node there is nothing to verify, and no certificates to load.
+            client = httpx.AsyncClient(
+                verify=self.tls or False, timeout=self.patience, trust_env=not direct
+            )
+            self._clients[direct] = await self._stack.enter_async_context(client)
+        return self._clients[direct]
+
+    async def upgrade(
+        self,
+        node: str,
+        workspace: str,
+        *,
+        token: str | None,
+        carrier: str = "header",
+        origin: str | None = None,
+        **query: str | int | None,
+    ) -> ClientConnection:
+        """Ask for a WebSocket connection.
+
+        Args:
+            node: the base URL.
+            workspace: the workspace to enter.
+            token: the token, or None to send none.
+            carrier: how the token travels: `header`, `subprotocol` or `query`.
+            origin: the page that asks, as a browser says it.
+            query: parameters of the address.
+
+        Raises:
+            TurnedAway: the service said no.
+            CheckFailed: there was no answer, or one that is not HTTP.
+        """
+        self.touched[workspace] = None
+        subprotocols = [SUBPROTOCOL]
+        headers: dict[str, str] = {}
+        if token is not None and carrier == "header":
+            headers["Authorization"] = f"Bearer {token}"
+        elif token is not None and carrier == "subprotocol":
+            subprotocols.append(TOKEN_SUBPROTOCOL_PREFIX + token)
+        elif token is not None:
+            query["token"] = token
+        path = workspace_path(workspace, "connect")
+        try:
+            return await connect(
+                websocket_url(node, path, **query),
+                origin=Origin(origin) if origin is not None else None,
+                additional_headers=headers,
+                subprotocols=[Subprotocol(name) for name in subprotocols],
+                compression=None,
+                proxy=None if is_loopback(node) else True,
+                open_timeout=self.patience,
+                ping_interval=None,
+                close_timeout=CLOSE_TIMEOUT,
+                max_size=MAX_FRAME,
+                ssl=self.tls if node.startswith("https") else None,
+            )
+        except InvalidStatus as error:
+            body = bytes(error.response.body or b"").decode("utf-8", "replace")
+            raise TurnedAway(error.response.status_code, body.strip()[:200]) from None
+        except TimeoutError:
+            why = f"no answer within {self.patience:g} s"
+        except (OSError, EOFError, InvalidHandshake) as error:
+            why = _reason(error)
+        raise CheckFailed(f"no connection to {websocket_url(node, path)}: {why}")
+
+
+def _reason(error: BaseException) -> str:
+    """Say what an exception means; some have no message of their own."""
+    return str(error) or type(error).__name__
