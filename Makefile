@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-input
 
 .PHONY: dev test lint lock clean help
 
@@ -24,16 +25,27 @@ lint: $(TEST_STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-$(VENV)/bin/python:
-	@opskit/make-venv $(PYTHON) $(VENV)
+# What the environment was made for. A checkout that was moved, and one whose Python was
+# upgraded under it, gets a new one; so does one that was left half-made.
+MADE := $(VENV)/.made
+HERE := $(CURDIR) $(shell $(BIN)/python --version 2>/dev/null)
+ifneq ($(shell cat $(MADE) 2>/dev/null),$(HERE))
+.PHONY: $(MADE)
+endif
 
-$(STAMP): $(VENV)/bin/python pyproject.toml opskit/requirements.txt
-	@$(BIN)/python -m pip install --quiet --require-hashes -r opskit/requirements.txt
-	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+$(MADE):
+	@opskit/make-venv $(PYTHON) $(VENV)
+	@echo "$(CURDIR) $$($(BIN)/python --version)" > $@
+
+$(STAMP): $(MADE) pyproject.toml opskit/requirements.txt
+	@echo 'installing opskit and what it needs, pinned, into $(VENV)'
+	@$(PIP) --require-hashes -r opskit/requirements.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(TEST_STAMP): $(STAMP) tests/requirements.txt
-	@$(BIN)/python -m pip install --quiet --require-hashes -r tests/requirements.txt
+	@echo 'installing what the tests need, pinned, into $(VENV)'
+	@$(PIP) --require-hashes -r tests/requirements.txt
 	@touch $@
 
 # Universal resolution: one file for every Python and platform, hashes and no addresses.
