@@ -259,7 +259,10 @@ class Authenticate(_Frame, frozen=True, tag="auth"):
 
 ClientFrame = Send | Read | StartTyping | ReadHistory | Ping | Authenticate
 
-Operation = Literal["send", "read", "typing", "history", "ping", "auth", "connect", "invalid"]
+Operation = Literal[
+    "connect", "send", "read", "typing", "history", "members", "ping", "auth", "invalid"
+]
+"""What a client may ask for, over either kind of connection; `invalid`: nothing known."""
 
 
 class FrameError(Exception):

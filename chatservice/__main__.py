@@ -1,0 +1,151 @@
+"""The service's command line: `python -m chatservice COMMAND --settings FILE`.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or settings. Errors are one line on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from chatservice import logs
+from chatservice.admission import Build
+from chatservice.auth import Authenticator
+from chatservice.config import Settings, SettingsError, load_settings
+from chatservice.control import ControlError, ask
+from chatservice.process import Process, StartError
+from chatservice.store import SchemaVersion, Store, StoreError, StoreErrorKind
+from chatservice.store.schema import database_schema, migrate, release_schema
+from chatservice.store.sqlite import SqliteStore
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; give its exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        settings = load_settings(arguments.settings)
+        status: int = arguments.run(settings, arguments)
+    except SettingsError as error:
+        return _complain(2, error)
+    except (StartError, StoreError, ControlError) as error:
+        return _complain(1, error)
+    except OSError as error:
+        return _complain(1, f"{error.filename or 'system'}: {error.strerror}")
+    return status
+
+
+def _complain(status: int, error: object) -> int:
+    print(f"chatservice: {error}", file=sys.stderr)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="chatservice", description="The chat service.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("--settings", type=Path, required=True, metavar="FILE")
+        sub.set_defaults(run=run)
+        return sub
+
+    serve = command("serve", _serve, "Serve until told to stop.")
+    serve.add_argument(
+        "--take-over", action="store_true", help="relieve the running process, if there is one"
+    )
+    command("check", _check, "Check settings, secrets and database; start nothing.")
+    command("migrate", _migrate, "Bring the database's schema up to date.")
+    command("schema", _schema, "Say which schema this release and the database have, as JSON.")
+    ctl = command("ctl", _ctl, "Give the running process an order; print its answer as JSON.")
+    orders = ctl.add_subparsers(required=True, dest="order", metavar="ORDER")
+    orders.add_parser("status", help="what it is and does")
+    orders.add_parser("stop", help="stop gracefully")
+    forget = orders.add_parser("forget", help="delete a workspace of the checks")
+    forget.add_argument("workspace")
+    sweep = orders.add_parser("sweep", help="delete the checks' workspaces idle for so long")
+    sweep.add_argument("seconds", type=float)
+    return parser
+
+
+def _build() -> Build:
+    return Build(
+        release=os.environ.get("CHATSERVICE_RELEASE", "unreleased"),
+        commit=os.environ.get("CHATSERVICE_COMMIT", "none"),
+        schema=release_schema(),
+    )
+
+
+def _store(settings: Settings) -> Store:
+    return SqliteStore(
+        settings.database, keep=settings.history.keep, busy_timeout=settings.store.busy_timeout
+    )
+
+
+def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+    import uvloop
+
+    build = _build()
+    logs.configure(settings.log, release=build.release)
+
+    async def run() -> None:
+        process = Process(settings, build, _store(settings), str(arguments.settings))
+        await process.run(take_over=arguments.take_over)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    return 0
+
+
+def _check(settings: Settings, arguments: argparse.Namespace) -> int:
+    Authenticator.from_settings(settings.auth, where=str(arguments.settings))
+    release, database = release_schema(), database_schema(settings.database)
+    if database is not None and release.version < database.readable_from:
+        raise StoreError(
+            StoreErrorKind.SCHEMA,
+            f"{settings.database} is at schema {database.version}, which needs a release at "
+            f"{database.readable_from} or later; this one is at {release.version}",
+        )
+    print(json.dumps({"ok": True}))
+    return 0
+
+
+def _migrate(settings: Settings, _: argparse.Namespace) -> int:
+    settings.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    print(json.dumps({"database": _plain(migrate(settings.database))}))
+    return 0
+
+
+def _schema(settings: Settings, _: argparse.Namespace) -> int:
+    database = database_schema(settings.database)
+    print(
+        json.dumps(
+            {
+                "release": _plain(release_schema()),
+                "database": _plain(database) if database is not None else None,
+            }
+        )
+    )
+    return 0
+
+
+def _plain(schema: SchemaVersion) -> dict[str, int]:
+    return {"version": schema.version, "readable_from": schema.readable_from}
+
+
+def _ctl(settings: Settings, arguments: argparse.Namespace) -> int:
+    extra = {
+        name: value
+        for name in ("workspace", "seconds")
+        if (value := getattr(arguments, name, None)) is not None
+    }
+    print(json.dumps(ask(settings.control_socket, arguments.order, **extra)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

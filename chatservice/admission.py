@@ -1,0 +1,345 @@
+"""Who gets in: every HTTP request of the public port, up to the welcome of a member.
+
+Nothing is upgraded before all of it is known to work: the token, the limits, the room and the
+member's past. So a refusal is an HTTP status, and never a broken WebSocket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+from websockets.http11 import Request, Response
+
+from chatservice.auth import (
+    Authenticator,
+    AuthError,
+    Identity,
+    require_workspace,
+    token_from_request,
+)
+from chatservice.config import Settings
+from chatservice.connection import Connection
+from chatservice.fanout import LiveRoom
+from chatservice.health import StoreHealth
+from chatservice.limits import ConnectionCounts
+from chatservice.logs import get_logger
+from chatservice.metrics import Metrics
+from chatservice.protocol import Presence
+from chatservice.rooms import Rooms
+from chatservice.routes import (
+    Place,
+    RequestError,
+    Route,
+    check_origin,
+    error_response,
+    json_response,
+    number,
+    origin_of,
+    parse_target,
+    preflight_response,
+    text_response,
+)
+from chatservice.store import SchemaVersion, Store, StoreError
+
+log = get_logger("admission")
+
+RETRY_SECONDS: Final = 1.0
+"""`Retry-After` of a 503 that passes by itself: draining, or the store does not answer."""
+_HANDSHAKE_RESULTS: Final = {
+    400: "bad_request",
+    401: "unauthorized",
+    403: "forbidden",
+    426: "bad_request",
+    429: "too_many",
+    503: "unavailable",
+}
+
+
+class Build(msgspec.Struct, frozen=True):
+    """What runs here; `/version` says it."""
+
+    release: str
+    commit: str
+    schema: SchemaVersion
+
+
+class Admission:
+    """Answers HTTP requests, and lets members in.
+
+    `welcome` is told of each new member just before it is upgraded; from then on, its closing is
+    the server's to handle, the count of connections included.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        build: Build,
+        authenticator: Authenticator,
+        rooms: Rooms,
+        store: Store,
+        health: StoreHealth,
+        metrics: Metrics,
+        welcome: Callable[[Connection, LiveRoom], None],
+    ) -> None:
+        self._settings = settings
+        self._welcome = welcome
+        self._build = build
+        self._authenticator = authenticator
+        self._rooms = rooms
+        self._store = store
+        self._health = health
+        self._metrics = metrics
+        self._origins = frozenset(origin.lower() for origin in settings.auth.origins)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started = time.time()
+        self.counts = ConnectionCounts(settings.limits)
+        self.draining = False
+
+    def handle(self, connection: Connection, request: Request) -> None:
+        """Answer a request; reading from the connection is paused until then."""
+        task = self._loop.create_task(self._answer(connection, request))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self) -> None:
+        """Wait until every request under way is answered."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _answer(self, connection: Connection, request: Request) -> None:
+        route: Route | None = None
+        origin: str | None = None
+        try:
+            route = parse_target(request.path)
+            asked = origin_of(request)
+            check_origin(asked, self._origins)
+            origin = asked
+            response = await self._respond(connection, request, route, origin)
+        except RequestError as error:
+            response = error_response(error, origin=origin)
+        except StoreError:
+            unreadable = RequestError(503, "the store does not answer", RETRY_SECONDS)
+            response = error_response(unreadable, origin=origin)
+        except Exception:
+            log.exception("bug while answering a request", conn=connection.id)
+            response = error_response(RequestError(500, "internal error"), origin=origin)
+        if response is not None:
+            self._refused(connection, route, response.status_code)
+            connection.respond(response)
+
+    def _refused(self, connection: Connection, route: Route | None, status: int) -> None:
+        """Count and log what did not become a member."""
+        if status < 400 or route is None:
+            return
+        if route.place is Place.CONNECT:
+            self._metrics.handshakes[_HANDSHAKE_RESULTS.get(status, "bad_request")].inc()
+            self._metrics.requests["connect", _result(status)].inc()
+            log.info(
+                "refused", conn=connection.id, peer=connection.peer, status=status,
+                workspace=route.workspace,
+            )  # fmt: skip
+        elif route.place in (Place.MESSAGES, Place.MEMBERS):
+            self._metrics.requests[_API_OPERATIONS[route.place], _result(status)].inc()
+
+    async def _respond(
+        self, connection: Connection, request: Request, route: Route, origin: str | None
+    ) -> Response | None:
+        """Give the answer, or None when the connection became a member's."""
+        if request.method == "OPTIONS" and route.workspace:
+            return preflight_response(origin)
+        if request.method != "GET":
+            raise RequestError(405, "only GET is answered here")
+        match route.place:
+            case Place.HEALTH:
+                return text_response(b"ok\n")
+            case Place.READY:
+                return self._readiness()
+            case Place.VERSION:
+                return json_response(self.version())
+            case Place.CONNECT:
+                return await self._connect(connection, request, route)
+            case Place.MESSAGES | Place.MEMBERS:
+                return await self._api(request, route, origin)
+
+    # --- open to all ---------------------------------------------------------------------
+
+    def version(self) -> dict[str, Any]:
+        """Say what runs."""
+        return {
+            "release": self._build.release,
+            "commit": self._build.commit,
+            "schema": self._build.schema.version,
+            "pid": os.getpid(),
+            "python": platform.python_version(),
+            "started": self._started,
+        }
+
+    def _readiness(self) -> Response:
+        reason = "draining" if self.draining else self._health.reason
+        ready = not reason
+        body = {"ready": ready} if ready else {"ready": ready, "reason": reason}
+        return json_response(body, status=200 if ready else 503)
+
+    # --- with a token --------------------------------------------------------------------
+
+    async def _identify(self, request: Request, route: Route) -> Identity:
+        """Check who asks, and that the workspace is theirs.
+
+        Raises:
+            RequestError: 401 or 403.
+        """
+        token = token_from_request(request.headers, route.query)
+        if not token:
+            raise RequestError(401, "a token is required")
+        try:
+            identity = await self._authenticator.verify_refreshing(token)
+            require_workspace(identity, route.workspace)
+        except AuthError as error:
+            raise RequestError(error.status, str(error)) from None
+        return identity
+
+    async def _api(self, request: Request, route: Route, origin: str | None) -> Response:
+        await self._identify(request, route)
+        started = self._loop.time()
+        operation = _API_OPERATIONS[route.place]
+        if route.place is Place.MESSAGES:
+            body = await self._messages(route)
+        else:
+            body = await self._members(route)
+        self._metrics.requests[operation, "ok"].inc()
+        self._metrics.request_duration[operation].observe(self._loop.time() - started)
+        return json_response(body, origin=origin)
+
+    async def _messages(self, route: Route) -> dict[str, Any]:
+        page = self._settings.history.page
+        before = number(route.query, "before", 2**53)
+        limit = number(route.query, "limit", min(50, page))
+        assert before is not None
+        assert limit is not None
+        live = await self._rooms.open(route.workspace)
+        self._rooms.watch(live)
+        # Nothing is shown that has not been published: what is on disk may be ahead of the room.
+        before = min(before, live.room.seq + 1)
+        history = await self._rooms.measured(
+            "history",
+            lambda: self._store.history(route.workspace, before, max(1, min(limit, page))),
+        )
+        return {
+            "epoch": live.room.epoch,
+            "seq": live.room.seq,
+            "messages": history.messages,
+            "more": history.more,
+        }
+
+    async def _members(self, route: Route) -> dict[str, Any]:
+        live = await self._rooms.open(route.workspace)
+        self._rooms.watch(live)
+        members = await self._rooms.measured(
+            "members", lambda: self._store.members(route.workspace)
+        )
+        return {
+            "members": [
+                {
+                    "user": member.user,
+                    "name": member.name,
+                    "state": Presence.ONLINE
+                    if live.room.is_online(member.user)
+                    else Presence.OFFLINE,
+                    "read": member.cursor.read,
+                    "unread": member.cursor.unread,
+                }
+                for member in members
+            ]
+        }
+
+    # --- becoming a member ---------------------------------------------------------------
+
+    async def _connect(
+        self, connection: Connection, request: Request, route: Route
+    ) -> Response | None:
+        started = self._loop.time()
+        after = number(route.query, "after")
+        if self.draining:
+            raise RequestError(503, "the service restarts", RETRY_SECONDS)
+        identity = await self._identify(request, route)
+        upgrade = connection.accept(request)
+        if upgrade.status_code != 101:
+            return upgrade
+        if self._health.reason and not self._rooms.get(route.workspace):
+            raise RequestError(503, "the store does not answer", RETRY_SECONDS)
+        refusal = self.counts.admit(identity.user, route.workspace)
+        if refusal is not None:
+            raise RequestError(refusal.status, refusal.message, refusal.retry_after)
+        try:
+            await self._enter(connection, identity, route, after, upgrade)
+        except BaseException:
+            self.counts.release(identity.user, route.workspace)
+            raise
+        self._metrics.requests["connect", "ok"].inc()
+        self._metrics.request_duration["connect"].observe(self._loop.time() - started)
+        return None
+
+    async def _enter(
+        self,
+        connection: Connection,
+        identity: Identity,
+        route: Route,
+        after: int | None,
+        upgrade: Response,
+    ) -> None:
+        """Read the room and the member's past, then upgrade and welcome in one write."""
+        workspace = route.workspace
+        live = await self._rooms.open(workspace)
+        load = live.room.join(
+            connection, identity.user, identity.name, after=after, epoch=route.query.get("epoch")
+        )
+        try:
+            entry = await self._rooms.measured(
+                "enter",
+                lambda: self._store.enter(
+                    workspace,
+                    load.user,
+                    load.name,
+                    upto=load.upto,
+                    after=load.after,
+                    newest=self._settings.history.newest,
+                ),
+            )
+            if connection.gone or self.draining:
+                raise RequestError(503, "the service restarts", RETRY_SECONDS)
+        except BaseException:
+            live.leave(connection, self._loop.time())
+            self._rooms.watch(live)
+            raise
+        connection.user, connection.workspace = identity.user, workspace
+        self.set_expiry(connection, identity)
+        self._welcome(connection, live)
+        connection.respond(upgrade)
+        live.carry_out(live.room.entered(connection, entry))
+        live.flush()
+        result = "resumed" if entry.resumed else "fresh" if after is None else "reset"
+        self._metrics.resumes[result].inc()
+        self._metrics.handshakes["accepted"].inc()
+        log.info(
+            "member joined", conn=connection.id, peer=connection.peer, user=connection.user,
+            workspace=workspace, result=result,
+        )  # fmt: skip
+
+    def set_expiry(self, connection: Connection, identity: Identity) -> None:
+        """Have the connection closed when the token is no longer accepted."""
+        seconds = identity.exp + self._settings.auth.leeway - time.time()
+        connection.expire_at(self._loop.time() + seconds)
+
+
+_API_OPERATIONS: Final = {Place.MESSAGES: "history", Place.MEMBERS: "members"}
+
+
+def _result(status: int) -> str:
+    return "error" if status >= 500 else "client_error"

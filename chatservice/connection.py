@@ -1,0 +1,385 @@
+"""One socket: websockets' Sans-I/O protocol on an asyncio transport.
+
+The library parses and answers the protocol (RFC 6455); this shell moves the bytes, assembles
+fragments, enforces deadlines, and bounds what waits for a client that does not read. What the
+frames mean is the server's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from typing import Final, Protocol, cast
+
+from websockets.frames import CloseCode as RfcCloseCode
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from chatservice.limits import TokenBucket
+from chatservice.protocol import SUBPROTOCOL, CloseCode
+
+PING: Final = Frame(Opcode.PING, b"").serialize(mask=False, extensions=[])
+MAX_CLOSE_REASON: Final = 123
+"""Bytes of a close reason (RFC 6455, 5.5: 125 for a control frame, 2 of them for the code)."""
+
+_logger = logging.getLogger("websockets.server")
+_numbers = itertools.count(1)
+_process = f"{os.getpid():x}"
+
+
+def _select_subprotocol(_: ServerProtocol, offered: object) -> Subprotocol | None:
+    """Accept ours, ignore the token beside it, and do without where none was offered."""
+    names = cast(list[str], offered)
+    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in names else None
+
+
+class _WebSocket(ServerProtocol):
+    """The library's protocol, with every failure closed as 4500: see `chatservice.protocol`."""
+
+    def __init__(self, max_size: int) -> None:
+        super().__init__(
+            max_size=max_size,
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
+            select_subprotocol=_select_subprotocol,
+            logger=_logger,
+        )
+
+    def fail(self, code: RfcCloseCode | int, reason: str = "") -> None:
+        if code not in (RfcCloseCode.ABNORMAL_CLOSURE, RfcCloseCode.INTERNAL_ERROR):
+            code = CloseCode.PROTOCOL_ERROR
+        super().fail(code, reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore"))
+
+
+class Handler(Protocol):
+    """What a connection needs of the server. None of these may raise."""
+
+    handshake_timeout: float
+    heartbeat: float
+    close_timeout: float
+    unsent_limit: int
+    frame_limit: int
+
+    def new_bucket(self) -> TokenBucket:
+        """Give the rate limit of one connection."""
+
+    def schedule(self, connection: Connection, when: float) -> None:
+        """Call `connection.on_timer` at `when`, in seconds of the loop's clock."""
+
+    def connected(self, connection: Connection) -> None:
+        """A socket was accepted; nothing is known of it."""
+
+    def requested(self, connection: Connection, request: Request) -> None:
+        """It asks for something over HTTP; reading is paused until `respond`."""
+
+    def received(self, connection: Connection, text: str) -> None:
+        """A member sent a text message."""
+
+    def flooded(self, connection: Connection, text: str | None) -> None:
+        """A member sent a frame past its rate limit."""
+
+    def expired(self, connection: Connection) -> None:
+        """The member's token has expired."""
+
+    def closed(self, connection: Connection, reason: str) -> None:
+        """It will send and receive no more; called once."""
+
+    def disconnected(self, connection: Connection) -> None:
+        """Its socket is closed; called once, last."""
+
+
+class Connection(asyncio.Protocol):
+    """One client."""
+
+    __slots__ = (
+        "_due",
+        "_expires",
+        "_fragments",
+        "_gone",
+        "_handler",
+        "_kill_at",
+        "_loop",
+        "_seen",
+        "_transport",
+        "_websocket",
+        "bucket",
+        "number",
+        "reason",
+        "user",
+        "workspace",
+    )
+
+    def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
+        self._handler = handler
+        self._loop = loop
+        self._websocket = _WebSocket(handler.frame_limit)
+        self._transport: asyncio.Transport | None = None
+        self._fragments: list[bytes] | None = None
+        self._seen = loop.time()
+        self._kill_at = self._seen + handler.handshake_timeout
+        self._gone = False
+        self.number = next(_numbers)
+        self.bucket = handler.new_bucket()
+        self._due = self._expires = float("inf")
+        self.reason = "lost"
+        self.user = ""
+        self.workspace = ""
+
+    @property
+    def id(self) -> str:
+        """A name for the log: unique among the processes of a host for as long as they live."""
+        return f"{_process}-{self.number}"
+
+    @property
+    def open(self) -> bool:
+        """Whether it is a WebSocket that can be written to."""
+        return self._websocket.state is State.OPEN and not self._gone
+
+    @property
+    def gone(self) -> bool:
+        """Whether the server was told that it is closed."""
+        return self._gone
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes accepted by `write` but not yet by the socket."""
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
+    @property
+    def peer(self) -> str:
+        """The address of the other end, for the log."""
+        name = self._transport.get_extra_info("peername") if self._transport is not None else None
+        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unknown"
+
+    # --- asyncio.Protocol ----------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A socket was accepted: its deadline for a request runs."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._schedule(self._kill_at)
+        self._handler.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes came: do what the library makes of them."""
+        websocket = self._websocket
+        self._seen = self._loop.time()
+        websocket.receive_data(data)
+        for event in websocket.events_received():
+            if isinstance(event, Frame):
+                self._frame(event)
+            elif isinstance(event, Request):
+                self._requested(event)
+        if websocket.handshake_exc is not None and websocket.state is State.CONNECTING:
+            self._refuse_garbage()
+        self._flush()
+
+    def eof_received(self) -> None:
+        """The client sends no more; without a closing handshake that is a lost connection."""
+        self._websocket.receive_eof()
+        self._flush()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The socket is closed."""
+        self._end()
+        self._transport = None
+        self._handler.disconnected(self)
+
+    # --- what comes in -------------------------------------------------------------------
+
+    def _requested(self, request: Request) -> None:
+        self.pause()
+        self._handler.requested(self, request)
+
+    def _refuse_garbage(self) -> None:
+        """Answer what is no HTTP request, which the library only hangs up on."""
+        assert self._transport is not None
+        if not self._gone:
+            self.reason = "protocol_error"
+            response = self._websocket.reject(400, "expected an HTTP/1.1 GET without a body\n")
+            self._transport.write(response.serialize())
+            self._kill(self._handler.close_timeout)
+            self._end()
+
+    def _frame(self, frame: Frame) -> None:
+        if self._gone:
+            return
+        if self._websocket.state is State.CONNECTING:
+            self.abort("protocol_error")
+            return
+        opcode = frame.opcode
+        if opcode is Opcode.CLOSE:
+            self.reason = "client"
+            self._end()
+            return
+        allowed = self.bucket.take(self._seen)
+        if opcode is Opcode.TEXT and frame.fin:
+            text = self._text(frame.data)
+        elif opcode in (Opcode.TEXT, Opcode.CONT):
+            text = self._fragment(frame)
+        elif opcode is Opcode.BINARY:
+            self.fail("expected text frames, got a binary one")
+            return
+        else:
+            text = None
+        if not allowed:
+            self._handler.flooded(self, text)
+        elif text is not None:
+            self._handler.received(self, text)
+
+    def _fragment(self, frame: Frame) -> str | None:
+        """Collect one fragment (the library bounds their sum); give the whole at the last."""
+        fragments = self._fragments
+        if fragments is None:
+            fragments = self._fragments = []
+        fragments.append(bytes(frame.data))
+        if not frame.fin:
+            return None
+        self._fragments = None
+        return self._text(b"".join(fragments))
+
+    def _text(self, data: bytes | bytearray | memoryview) -> str | None:
+        try:
+            return str(data, "utf-8")
+        except UnicodeDecodeError as error:
+            self.fail(f"invalid UTF-8 at byte {error.start}")
+            return None
+
+    # --- what goes out -------------------------------------------------------------------
+
+    def accept(self, request: Request) -> Response:
+        """Give the answer to an upgrade request: 101, or why it is malformed."""
+        return self._websocket.accept(request)
+
+    def respond(self, response: Response) -> None:
+        """Answer the HTTP request. After 101 it is a WebSocket; otherwise it is closed."""
+        transport = self._transport
+        if self._gone or transport is None:
+            return
+        self._websocket.send_response(response)
+        if response.status_code == 101:
+            self._kill_at = float("inf")
+            self._schedule(min(self._seen + self._handler.heartbeat, self._expires))
+        else:
+            self._kill(self._handler.close_timeout)
+        transport.resume_reading()
+        self._flush()
+
+    def write(self, data: bytes) -> None:
+        """Send serialised frames; a client that leaves too much unread is closed (4408)."""
+        if self._websocket.state is not State.OPEN or self._gone:
+            return
+        transport = self._transport
+        assert transport is not None
+        transport.write(data)
+        if transport.get_write_buffer_size() > self._handler.unsent_limit:
+            self.close(CloseCode.TOO_SLOW, "too many unread bytes", reason="too_slow")
+
+    def close(self, code: CloseCode, why: str, *, reason: str) -> None:
+        """Start the closing handshake; the socket is cut when that takes too long.
+
+        Args:
+            code: goes to the client, with `why`.
+            why: one phrase of at most 123 bytes.
+            reason: the label of `chat_connections_closed_total`.
+        """
+        if not self.open:
+            return
+        self.reason = reason
+        self._websocket.send_close(code, why)
+        self._closing()
+
+    def fail(self, why: str) -> None:
+        """Close because what came is not chat.v1; nothing more is read."""
+        if not self.open:
+            return
+        self.reason = "protocol_error"
+        self._websocket.fail(CloseCode.PROTOCOL_ERROR, why)
+        self._closing()
+
+    def abort(self, reason: str) -> None:
+        """Cut the socket now."""
+        if self.reason == "lost":
+            self.reason = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _closing(self) -> None:
+        self._flush()
+        self._end()
+
+    def _flush(self) -> None:
+        """Move what the library has to say to the socket; notice when it ended the connection."""
+        websocket = self._websocket
+        transport = self._transport
+        if transport is None:
+            return
+        for data in websocket.data_to_send():
+            if data:
+                transport.write(data)
+            elif not transport.is_closing():
+                transport.write_eof()
+        if websocket.close_expected() and self._kill_at == float("inf"):
+            self._kill(self._handler.close_timeout)
+        failure = websocket.parser_exc
+        if failure is not None and not self._gone:
+            self.reason = "lost" if isinstance(failure, EOFError) else "protocol_error"
+            self._end()
+        if websocket.state is State.CLOSED and not transport.is_closing():
+            transport.close()
+
+    def pause(self) -> None:
+        """Read nothing more for now."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def unpause(self) -> None:
+        """Read on."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    def _kill(self, after: float) -> None:
+        """Cut the socket when the client has not closed it within so many seconds."""
+        self._kill_at = self._loop.time() + after
+        self._schedule(self._kill_at)
+
+    def _end(self) -> None:
+        if not self._gone:
+            self._gone = True
+            self._handler.closed(self, self.reason)
+
+    # --- time ----------------------------------------------------------------------------
+
+    def expire_at(self, when: float) -> None:
+        """Have the server told (`expired`) at `when`, in seconds of the loop's clock."""
+        self._expires = when
+        if self.open and when < self._due:
+            self._schedule(when)
+
+    def _schedule(self, when: float) -> None:
+        self._due = when
+        self._handler.schedule(self, when)
+
+    def on_timer(self, now: float) -> float | None:
+        """Do what is due: cut, expire, or ping. Gives the time of the next call."""
+        transport = self._transport
+        if transport is None or now < self._due:  # a later call is in the wheel already
+            return None
+        if now >= self._kill_at:
+            self.abort("timeout")
+            return None
+        if self._websocket.state is not State.OPEN or self._kill_at != float("inf"):
+            return None
+        if now >= self._expires:
+            self._handler.expired(self)
+            return None
+        heartbeat = self._handler.heartbeat
+        if now - self._seen >= 2 * heartbeat:
+            self.abort("heartbeat")
+            return None
+        transport.write(PING)
+        self._due = min(now + heartbeat, self._expires)
+        return self._due

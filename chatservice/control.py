@@ -1,0 +1,182 @@
+"""The control socket: what the running process is told, and by whom it is relieved.
+
+A Unix socket that only the service's user can open. One connection, one order, one line of JSON
+each way; `take-over` goes on from there (see `takeover`). What answers there is the process that
+serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import stat
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from chatservice.logs import get_logger
+
+log = get_logger("control")
+
+MAX_LINE: Final = 65_536
+SMOKE_PREFIX: Final = "smoke-"
+"""Workspaces that belong to the checks: only these can be deleted from outside."""
+
+Reply = dict[str, Any]
+Order = Callable[[Mapping[str, Any], socket.socket], Awaitable[Reply | None]]
+"""Carries out an order; None when it has already answered on the socket itself."""
+
+
+class ControlError(Exception):
+    """The order was not carried out; the message says why, for a person."""
+
+
+class ControlSocket:
+    """Listens for orders at `path`.
+
+    The socket appears there, or replaces the one of the process before, in one step (rename), so
+    that whoever asks always finds somebody who serves.
+    """
+
+    def __init__(self, path: Path, orders: Mapping[str, Order]) -> None:
+        self._path = path
+        self._orders = orders
+        self._listener: socket.socket | None = None
+        self._identity: tuple[int, int] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._conversations: set[asyncio.Task[None]] = set()
+
+    def open(self) -> None:
+        """Listen."""
+        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.setblocking(False)
+        before = os.umask(0o177)
+        try:
+            listener.bind(str(temporary))
+        finally:
+            os.umask(before)
+        listener.listen(16)
+        status = temporary.stat()
+        self._identity = (status.st_dev, status.st_ino)
+        temporary.rename(self._path)
+        self._listener = listener
+        self._task = asyncio.get_running_loop().create_task(self._accept(listener))
+
+    def close(self) -> None:
+        """Listen no more, and remove the socket unless another process has replaced it."""
+        if self._listener is None:
+            return
+        if self._task is not None:
+            self._task.cancel()
+        self._listener.close()
+        self._listener = None
+        try:
+            status = self._path.stat()
+            if (status.st_dev, status.st_ino) == self._identity:
+                self._path.unlink()
+        except FileNotFoundError:
+            pass
+
+    async def _accept(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            peer, _ = await loop.sock_accept(listener)
+            task = loop.create_task(self._converse(peer))
+            self._conversations.add(task)
+            task.add_done_callback(self._conversations.discard)
+
+    async def _converse(self, peer: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        with peer:
+            peer.setblocking(False)
+            reply: Reply | None
+            try:
+                async with asyncio.timeout(5):
+                    order = msgspec.json.decode(await read_line(peer), type=dict[str, Any])
+                handler = self._orders.get(str(order.get("order")))
+                if handler is None:
+                    raise ControlError(f"unknown order {order.get('order')!r}")
+                reply = await handler(order, peer)
+            except (ControlError, msgspec.DecodeError, TimeoutError, OSError) as error:
+                reply = {"ok": False, "error": str(error) or type(error).__name__}
+            except Exception:
+                log.exception("bug in a control order")
+                reply = {"ok": False, "error": "internal error; see the log"}
+            if reply is not None:
+                try:
+                    await loop.sock_sendall(peer, msgspec.json.encode(reply) + b"\n")
+                except OSError:
+                    log.warning("nobody waited for the answer to a control order")
+
+
+async def read_line(peer: socket.socket) -> bytes:
+    """Read up to a line's end from a non-blocking socket.
+
+    Raises:
+        ControlError: the other side hung up, or the line is too long.
+    """
+    loop = asyncio.get_running_loop()
+    line = b""
+    while not line.endswith(b"\n"):
+        chunk = await loop.sock_recv(peer, 4096)
+        if not chunk:
+            raise ControlError("the other side hung up")
+        line += chunk
+        if len(line) > MAX_LINE:
+            raise ControlError("the line is too long")
+    return line
+
+
+def connect(path: Path, timeout: float) -> socket.socket | None:
+    """Connect to whoever serves; None when nobody does.
+
+    Args:
+        path: the control socket.
+        timeout: seconds that each step of the conversation may take.
+    """
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            return None
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        peer.settimeout(timeout)
+        peer.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+    return peer
+
+
+def ask(path: Path, order: str, *, timeout: float = 10.0, **arguments: Any) -> Reply:
+    """Give the running process an order and wait for its answer.
+
+    Raises:
+        ControlError: nobody serves, it does not answer in time, or it refused.
+    """
+    peer = connect(path, timeout)
+    if peer is None:
+        raise ControlError(f"nobody serves at {path}")
+    with peer:
+        try:
+            peer.sendall(msgspec.json.encode({"order": order, **arguments}) + b"\n")
+            with peer.makefile("rb") as lines:
+                line = lines.readline(MAX_LINE)
+        except TimeoutError:
+            raise ControlError(f"the process at {path} did not answer in {timeout:g} s") from None
+        except OSError as error:
+            raise ControlError(f"the process at {path} hung up: {error}") from None
+    if not line:
+        raise ControlError(f"the process at {path} hung up")
+    reply = msgspec.json.decode(line, type=dict[str, Any])
+    if not reply.get("ok"):
+        raise ControlError(str(reply.get("error", "refused")))
+    return reply
+
+
+def uptime(started: float) -> float:
+    """Seconds since `started`, in seconds of the Unix clock."""
+    return round(time.time() - started, 1)

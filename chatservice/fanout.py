@@ -1,0 +1,112 @@
+"""A live room: one workspace's state machine, its members, and the carrying out of its actions.
+
+Fan-out writes once per member per batch: whatever a room has to say in one turn of the event
+loop, or about one commit, is gathered in its outbox and flushed together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from chatservice.connection import Connection
+from chatservice.metrics import Metrics
+from chatservice.outbox import Outbox, text_frame
+from chatservice.protocol import Message, ServerFrame
+from chatservice.room import Action, Admit, Fetch, Room, Store, ToAll, ToMember
+
+
+class LiveRoom:
+    """A room with its members' connections.
+
+    Args:
+        room: the state machine.
+        metrics: where deliveries are counted.
+        defer: calls a function at the end of this turn of the event loop.
+        store: takes an operation that the room wants durable.
+        fetch: reads messages that the room found missing.
+    """
+
+    __slots__ = (
+        "_defer",
+        "_fetch",
+        "_flushing",
+        "_metrics",
+        "_outbox",
+        "_shared",
+        "_store",
+        "_welcomed",
+        "due",
+        "pending",
+        "room",
+    )
+
+    def __init__(
+        self,
+        room: Room[Connection],
+        *,
+        metrics: Metrics,
+        defer: Callable[[Callable[[], None]], object],
+        store: Callable[[LiveRoom, Store[Connection]], None],
+        fetch: Callable[[LiveRoom, Fetch], None],
+    ) -> None:
+        self.room = room
+        self.pending = 0
+        """Operations that are being made durable; the room stays in memory until they are."""
+        self.due = float("inf")
+        """When the timer wheel calls next, in seconds of the loop's clock."""
+        self._metrics = metrics
+        self._defer = defer
+        self._store = store
+        self._fetch = fetch
+        self._outbox: Outbox[Connection] = Outbox()
+        self._welcomed: dict[Connection, None] = {}
+        self._flushing = False
+        self._shared = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing would be missed if the room were dropped from memory."""
+        return self.room.empty and not self.pending
+
+    def carry_out(self, actions: Iterable[Action[Connection]]) -> None:
+        """Do what the room calls for; what it says leaves at the end of this turn."""
+        outbox = self._outbox
+        for action in actions:
+            if isinstance(action, ToAll):
+                self._shared += isinstance(action.frame, Message)
+                outbox.to_all(
+                    text_frame(action.frame), self.room.devices(action.but) if action.but else ()
+                )
+            elif isinstance(action, ToMember):
+                outbox.to_member(action.key, text_frame(action.frame))
+            elif isinstance(action, Admit):
+                outbox.admit(action.key)
+                self._welcomed[action.key] = None
+            elif isinstance(action, Store):
+                self._store(self, action)
+            else:
+                self._fetch(self, action)
+        if outbox and not self._flushing:
+            self._flushing = True
+            self._defer(self.flush)
+
+    def tell(self, connection: Connection, frame: ServerFrame) -> None:
+        """Send one member a frame, in order with everything else it is sent."""
+        self.carry_out([ToMember(connection, frame)])
+
+    def leave(self, connection: Connection, now: float) -> None:
+        """A connection is gone."""
+        self._welcomed.pop(connection, None)
+        self.carry_out(self.room.leave(connection, now))
+
+    def flush(self) -> None:
+        """Write each member its buffer."""
+        self._flushing = False
+        if not self._outbox:
+            return
+        members = tuple(self._welcomed)
+        recipients = self._outbox.flush(members, Connection.write)
+        if self._shared:
+            self._metrics.fanout_recipients.observe(recipients)
+            self._metrics.deliveries.inc(self._shared * len(members))
+            self._shared = 0

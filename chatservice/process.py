@@ -1,0 +1,302 @@
+"""The life of one process: start (cold, or relieving another), serve, be relieved or stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from chatservice.admin import AdminConnection
+from chatservice.admission import Build
+from chatservice.auth import Authenticator
+from chatservice.config import Settings, SettingsError
+from chatservice.connection import Connection
+from chatservice.control import SMOKE_PREFIX, ControlError, ControlSocket, Reply, uptime
+from chatservice.logs import get_logger
+from chatservice.metrics import Metrics
+from chatservice.rooms import RoomBusyError
+from chatservice.server import ChatServer
+from chatservice.store import Store, StoreError, StoreErrorKind
+from chatservice.takeover import Claim, check_version, claim, hand_over
+
+log = get_logger("process")
+
+BACKLOG: Final = 4096
+SPARE_DESCRIPTORS: Final = 64
+"""Descriptors beside those of clients: listeners, the database, the log, the control socket."""
+
+
+class StartError(Exception):
+    """The process cannot serve; the message is one line that says what to do."""
+
+
+class Process:
+    """One running service."""
+
+    def __init__(self, settings: Settings, build: Build, store: Store, where: str) -> None:
+        self._settings = settings
+        self._build = build
+        self._where = where
+        self._started = time.time()
+        state_dir = Path(settings.service.state_dir)
+        run_dir = Path(settings.service.run_dir)
+        try:
+            for directory in (state_dir, run_dir):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StartError(f"{error.filename}: cannot be made: {error.strerror}") from None
+        self._authenticator = Authenticator.from_settings(settings.auth, where=where)
+        metrics = Metrics(release=build.release, commit=build.commit, state_dir=state_dir)
+        self._server = ChatServer(settings, build, store, self._authenticator, metrics)
+        self._pid_file = run_dir / "chatservice.pid"
+        self._listeners: dict[str, socket.socket] = {}
+        self._servers: list[asyncio.Server] = []
+        self._stopped = asyncio.Event()
+        self._relieved = False
+        self._control = ControlSocket(
+            settings.control_socket,
+            {
+                "status": self._status,
+                "stop": self._order_stop,
+                "forget": self._forget,
+                "sweep": self._sweep,
+                "take-over": self._take_over,
+            },
+        )
+
+    async def run(self, *, take_over: bool) -> None:
+        """Serve until told to stop or relieved.
+
+        Raises:
+            StartError: it cannot serve. Whoever served before still does.
+        """
+        raise_descriptor_limit(self._settings)
+        relieving = await self._begin(take_over=take_over)
+        try:
+            await self._serve(relieving)
+        except (StartError, ControlError) as error:
+            await self._abandon()
+            raise StartError(str(error)) from None
+        gc.collect()
+        gc.freeze()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopped.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+        log.info(
+            "serving", release=self._build.release, pid=os.getpid(),
+            host=self._settings.service.host, port=self._port("public"),
+            took_over=relieving is not None,
+        )  # fmt: skip
+        await self._stopped.wait()
+        await self._end()
+
+    # --- start ---------------------------------------------------------------------------
+
+    async def _begin(self, *, take_over: bool) -> Claim | None:
+        """Do all that can fail alone, then ask the running process to step back."""
+        try:
+            await self._server.start()
+        except StoreError as error:
+            if take_over or error.kind is StoreErrorKind.SCHEMA:
+                await self._server.close()
+                raise StartError(str(error)) from None
+            log.error("starting without the store; it is tried again", reason=str(error))
+        if not take_over:
+            return None
+        try:
+            return await asyncio.to_thread(claim, self._settings.control_socket)
+        except ControlError as error:
+            await self._server.close()
+            raise StartError(str(error)) from None
+
+    async def _serve(self, relieving: Claim | None) -> None:
+        service = self._settings.service
+        given = dict(relieving.listeners) if relieving is not None else {}
+        wanted = {
+            "public": (service.host, service.port),
+            "admin": (service.admin_host, service.admin_port),
+        }
+        for name, address in wanted.items():
+            listener = given.pop(name, None)
+            if listener is None or not _listens_on(listener, address):
+                if listener is not None:
+                    listener.close()
+                listener = _listen(
+                    address, f"service.{'admin_' * (name == 'admin')}port", self._where
+                )
+            self._listeners[name] = listener
+        await self._accept()
+        if relieving is not None:
+            await asyncio.to_thread(relieving.confirm)
+        self._control.open()
+        self._pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
+
+    async def _accept(self) -> None:
+        """Accept on the listeners. They are duplicated: closing a server keeps ours open."""
+        loop = asyncio.get_running_loop()
+        server, metrics = self._server, self._server.metrics
+        self._servers = [
+            await loop.create_server(
+                lambda: Connection(server, loop),
+                sock=self._listeners["public"].dup(),
+                backlog=BACKLOG,
+            ),
+            await loop.create_server(
+                lambda: AdminConnection(metrics), sock=self._listeners["admin"].dup()
+            ),
+        ]
+
+    def _refuse_more(self) -> None:
+        """Accept no more; who connects meanwhile waits in the backlog."""
+        for server in self._servers:
+            server.close()
+        self._servers = []
+
+    async def _abandon(self) -> None:
+        self._refuse_more()
+        for listener in self._listeners.values():
+            listener.close()
+        await self._server.close()
+
+    def _port(self, name: str) -> int:
+        port: int = self._listeners[name].getsockname()[1]
+        return port
+
+    # --- end -----------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        log.info("stopping", release=self._build.release, relieved=self._relieved)
+        if not self._relieved:
+            self._refuse_more()
+            for listener in self._listeners.values():
+                listener.close()
+            await self._server.quiesce()
+        await self._server.dismiss()
+        await self._server.close()
+        self._control.close()
+        if not self._relieved:
+            self._pid_file.unlink(missing_ok=True)
+        log.info("stopped", release=self._build.release)
+
+    def _reload(self) -> None:
+        """Read secrets and keys anew (SIGHUP)."""
+        try:
+            self._authenticator.reload()
+        except SettingsError as error:
+            log.error("the secrets were not reloaded; the old ones stay", reason=str(error))
+        else:
+            log.info("the secrets were reloaded")
+
+    # --- orders --------------------------------------------------------------------------
+
+    async def _status(self, _: Mapping[str, Any], __: socket.socket) -> Reply:
+        server = self._server
+        reason = "draining" if server.admission.draining else server.health.reason
+        return {
+            "ok": True,
+            **server.admission.version(),
+            "uptime": uptime(self._started),
+            "ready": not reason,
+            "reason": reason,
+            "connections": server.admission.counts.total,
+            "rooms": len(server.rooms),
+            "database_bytes": await server.store.size_bytes() if server.health.ok else None,
+            "host": self._settings.service.host,
+            "port": self._port("public"),
+            "admin_port": self._port("admin"),
+        }
+
+    async def _order_stop(self, _: Mapping[str, Any], __: socket.socket) -> Reply:
+        self._stopped.set()
+        return {"ok": True, "pid": os.getpid()}
+
+    async def _forget(self, order: Mapping[str, Any], _: socket.socket) -> Reply:
+        workspace = str(order.get("workspace", ""))
+        if not workspace.startswith(SMOKE_PREFIX):
+            raise ControlError(f"only workspaces named {SMOKE_PREFIX}... can be forgotten")
+        try:
+            return {"ok": True, "forgotten": await self._server.rooms.forget(workspace)}
+        except RoomBusyError:
+            raise ControlError(f"{workspace} has members; close their connections first") from None
+        except StoreError as error:
+            raise ControlError(str(error)) from None
+
+    async def _sweep(self, order: Mapping[str, Any], _: socket.socket) -> Reply:
+        seconds = order.get("seconds")
+        if not isinstance(seconds, int | float) or seconds < 0:
+            raise ControlError("sweep needs a number of seconds")
+        before = int((time.time() - seconds) * 1000)
+        forgotten = []
+        try:
+            for workspace in await self._server.store.idle_workspaces(SMOKE_PREFIX, before):
+                with contextlib.suppress(RoomBusyError):
+                    if await self._server.rooms.forget(workspace):
+                        forgotten.append(workspace)
+        except StoreError as error:
+            raise ControlError(str(error)) from None
+        return {"ok": True, "forgotten": forgotten}
+
+    async def _take_over(self, order: Mapping[str, Any], peer: socket.socket) -> Reply:
+        check_version(order)
+        if self._server.admission.draining:
+            raise ControlError("this process is being relieved or stopped already")
+        log.info("being relieved")
+        self._refuse_more()
+        await self._server.quiesce()
+        try:
+            await hand_over(peer, self._listeners)
+        except ControlError:
+            await self._accept()
+            self._server.resume()
+            log.warning("the new process did not take over; serving on")
+            raise
+        for listener in self._listeners.values():
+            listener.close()
+        self._relieved = True
+        self._stopped.set()
+        return {"ok": True}
+
+
+def raise_descriptor_limit(settings: Settings) -> None:
+    """Allow as many descriptors as the system lets us; warn where the limits need more."""
+    limits = settings.limits
+    wanted = limits.connections + limits.handshakes + SPARE_DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        log.warning(
+            "too few file descriptors for limits.connections; raise LimitNOFILE or ulimit -Hn",
+            allowed=allowed, wanted=wanted,
+        )  # fmt: skip
+
+
+def _listens_on(listener: socket.socket, address: tuple[str, int]) -> bool:
+    """Whether an inherited listener is still what the settings ask for."""
+    host, port = listener.getsockname()[:2]
+    return (host, port) == (socket.gethostbyname(address[0]), address[1] or port)
+
+
+def _listen(address: tuple[str, int], key: str, where: str) -> socket.socket:
+    """Listen on an address.
+
+    Raises:
+        StartError: somebody else does, or it is not this machine's.
+    """
+    try:
+        return socket.create_server(address, backlog=BACKLOG, reuse_port=False)
+    except OSError as error:
+        raise StartError(
+            f"cannot listen on {address[0]}:{address[1]}: {error.strerror}; stop what listens "
+            f"there, or change {key} (now from {where})"
+        ) from None

@@ -1,0 +1,285 @@
+"""All live rooms of a process: opened on demand, committed together, dropped when idle.
+
+The way of a message: a room asks for it to be stored; the committer puts it into the next batch;
+when the batch is on disk every room concerned publishes its part and is flushed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from time import perf_counter
+from typing import TypeVar
+
+import msgspec
+
+from chatservice.committer import Committer, Done, Failed
+from chatservice.connection import Connection
+from chatservice.fanout import LiveRoom
+from chatservice.health import StoreHealth
+from chatservice.logs import get_logger
+from chatservice.metrics import Metrics
+from chatservice.room import Fetch, Room, Rules
+from chatservice.room import Store as StoreAction
+from chatservice.store import Append, Appended, MoveCursor, Store, StoreError, StoreErrorKind
+from chatservice.timers import TimerWheel
+
+log = get_logger("rooms")
+
+IDLE_SECONDS = 60.0
+"""How long a room without members stays in memory, so that a reload does not read it anew."""
+
+Result = TypeVar("Result")
+
+
+class Origin(msgspec.Struct, frozen=True, gc=False):
+    """Where an operation came from, and when, in seconds of `perf_counter`."""
+
+    live: LiveRoom
+    connection: Connection
+    received: float
+
+
+class RoomBusyError(Exception):
+    """The workspace has members; it cannot be forgotten."""
+
+
+class Rooms:
+    """The live rooms, by workspace."""
+
+    def __init__(
+        self,
+        store: Store,
+        health: StoreHealth,
+        metrics: Metrics,
+        wheel: TimerWheel,
+        rules: Rules,
+        *,
+        queued_writes: int,
+    ) -> None:
+        self._store = store
+        self._health = health
+        self._metrics = metrics
+        self._wheel = wheel
+        self._rules = rules
+        self._loop = asyncio.get_running_loop()
+        self._live: dict[str, LiveRoom] = {}
+        self._opening: dict[str, asyncio.Future[LiveRoom]] = {}
+        self._fetches: set[asyncio.Task[None]] = set()
+        self.committer: Committer[Origin] = Committer(store, queued_writes, self._report)
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def __iter__(self) -> Iterator[LiveRoom]:
+        return iter(self._live.values())
+
+    def get(self, workspace: str) -> LiveRoom | None:
+        """Give the room of a workspace if it is in memory."""
+        return self._live.get(workspace)
+
+    async def open(self, workspace: str) -> LiveRoom:
+        """Give the room of a workspace, reading it from the store where it is not in memory.
+
+        Join it before anything else is awaited, or it may be dropped again.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        if (live := self._live.get(workspace)) is not None:
+            return live
+        if (opening := self._opening.get(workspace)) is None:
+            opening = asyncio.ensure_future(self._open(workspace))
+            self._opening[workspace] = opening
+            opening.add_done_callback(lambda _: self._opening.pop(workspace, None))
+        return await asyncio.shield(opening)
+
+    async def _open(self, workspace: str) -> LiveRoom:
+        state = await self.measured("open", lambda: self._store.open(workspace))
+        live = LiveRoom(
+            Room(workspace, state, self._rules),
+            metrics=self._metrics,
+            defer=self._loop.call_soon,
+            store=self._durably,
+            fetch=self._begin_fetch,
+        )
+        self._live[workspace] = live
+        self._metrics.rooms.set(len(self._live))
+        self.watch(live)
+        return live
+
+    async def forget(self, workspace: str) -> bool:
+        """Delete a workspace; False where there was none.
+
+        Raises:
+            RoomBusyError: somebody is connected to it.
+            StoreError: the store did not do it.
+        """
+        live = self._live.get(workspace)
+        if live is not None:
+            if len(live.room) or live.pending:
+                raise RoomBusyError(workspace)
+            self._drop(live)
+        return await self._store.forget(workspace)
+
+    # --- time ----------------------------------------------------------------------------
+
+    def watch(self, live: LiveRoom) -> None:
+        """See to it that the room is called when its next deadline comes, or when it is idle."""
+        due = live.room.deadline
+        if due is None:
+            if not live.idle:
+                return
+            due = self._loop.time() + IDLE_SECONDS
+        if due < live.due:
+            live.due = due
+            self._wheel.schedule(_RoomTimer(self, live, due), due)
+
+    def on_timer(self, live: LiveRoom, due: float, now: float) -> None:
+        """A deadline of a room has come."""
+        if live.due != due:  # an earlier call took its place
+            return
+        live.due = float("inf")
+        had_deadline = live.room.deadline is not None
+        live.carry_out(live.room.tick(now))
+        if live.idle and not had_deadline:
+            self._drop(live)
+        else:
+            self.watch(live)
+
+    def _drop(self, live: LiveRoom) -> None:
+        self._live.pop(live.room.workspace, None)
+        self._metrics.rooms.set(len(self._live))
+
+    # --- the way to the disk and back ----------------------------------------------------
+
+    def _durably(self, live: LiveRoom, action: StoreAction[Connection]) -> None:
+        operation = action.operation
+        why = "the store cannot take it now; send it again later"
+        if self._health.ok:
+            origin = Origin(live, action.key, perf_counter())
+            queued = (
+                self.committer.append(origin, operation)
+                if isinstance(operation, Append)
+                else self.committer.move(origin, operation)
+            )
+            if queued:
+                live.pending += 1
+                return
+            why = "too many messages wait to be stored; send it again later"
+        self._metrics.requests[_operation(operation), "error"].inc()
+        live.carry_out(live.room.refused(action.key, operation, why))
+
+    def _report(self, batch: Done[Origin] | Failed[Origin]) -> None:
+        touched = self._refuse(batch) if isinstance(batch, Failed) else self._publish(batch)
+        for live in touched:
+            live.flush()
+            self.watch(live)
+
+    def _publish(self, batch: Done[Origin]) -> dict[LiveRoom, None]:
+        started = perf_counter()
+        metrics = self._metrics
+        appended: dict[LiveRoom, list[tuple[Connection, Append, Appended]]] = {}
+        touched: dict[LiveRoom, None] = {}
+        for origin, append, result in batch.appends:
+            appended.setdefault(origin.live, []).append((origin.connection, append, result))
+        for live, results in appended.items():
+            touched[live] = None
+            live.pending -= len(results)
+            live.carry_out(live.room.committed(results))
+        for origin, move, cursor in batch.cursors:
+            touched[origin.live] = None
+            origin.live.pending -= 1
+            origin.live.carry_out(origin.live.room.moved(move.user, cursor))
+        for live in touched:
+            live.flush()
+        written = perf_counter()
+        metrics.storage["commit", "ok"].inc()
+        metrics.storage_duration["commit"].observe(batch.seconds)
+        metrics.commit_batch.observe(len(batch.appends))
+        metrics.messages.inc(sum(not result.repeated for _, _, result in batch.appends))
+        metrics.requests["send", "ok"].inc(len(batch.appends))
+        metrics.requests["read", "ok"].inc(len(batch.cursors))
+        delivered = metrics.delivery_duration
+        answered = metrics.request_duration["send"]
+        for origin, _, _ in batch.appends:
+            delivered.observe(written - origin.received)
+            answered.observe(written - origin.received)
+        for origin, _, _ in batch.cursors:
+            metrics.request_duration["read"].observe(started - origin.received)
+        return touched
+
+    def _refuse(self, batch: Failed[Origin]) -> dict[LiveRoom, None]:
+        self.failed("commit", batch.error)
+        metrics = self._metrics
+        metrics.requests["send", "error"].inc(len(batch.appends))
+        metrics.requests["read", "error"].inc(len(batch.cursors))
+        metrics.room_errors[batch.error.kind].inc(len(batch.appends) + len(batch.cursors))
+        touched: dict[LiveRoom, None] = {}
+        operations: list[tuple[Origin, Append | MoveCursor]] = [*batch.appends, *batch.cursors]
+        for origin, operation in operations:
+            live = origin.live
+            touched[live] = None
+            live.pending -= 1
+            why = "it could not be stored; send it again later"
+            live.carry_out(live.room.refused(origin.connection, operation, why))
+        return touched
+
+    # --- reads ---------------------------------------------------------------------------
+
+    async def measured(self, operation: str, call: Callable[[], Awaitable[Result]]) -> Result:
+        """Call the store, counting and timing the call.
+
+        Raises:
+            StoreError: as the store raised it; the health check has been told.
+        """
+        started = perf_counter()
+        try:
+            result = await call()
+        except StoreError as error:
+            self.failed(operation, error)
+            raise
+        self._metrics.storage[operation, "ok"].inc()
+        self._metrics.storage_duration[operation].observe(perf_counter() - started)
+        return result
+
+    def failed(self, operation: str, error: StoreError) -> None:
+        """Count a failed call of the store, and have the store checked."""
+        self._metrics.storage[operation, "error"].inc()
+        if error.kind is StoreErrorKind.INTERNAL:
+            log.error("bug in the store", operation=operation, reason=str(error))
+        self._health.failed(error)
+
+    def _begin_fetch(self, live: LiveRoom, action: Fetch) -> None:
+        task = self._loop.create_task(self._fetch(live, action))
+        self._fetches.add(task)
+        task.add_done_callback(self._fetches.discard)
+
+    async def _fetch(self, live: LiveRoom, action: Fetch) -> None:
+        workspace = live.room.workspace
+        try:
+            messages = await self.measured(
+                "since", lambda: self._store.since(workspace, action.after, action.upto)
+            )
+        except StoreError:
+            live.room.fetch_failed()
+        else:
+            live.carry_out(live.room.fetched(messages))
+
+
+def _operation(operation: object) -> str:
+    return "send" if isinstance(operation, Append) else "read"
+
+
+class _RoomTimer:
+    """One entry of a room in the timer wheel."""
+
+    __slots__ = ("_due", "_live", "_rooms")
+
+    def __init__(self, rooms: Rooms, live: LiveRoom, due: float) -> None:
+        self._rooms = rooms
+        self._live = live
+        self._due = due
+
+    def on_timer(self, now: float) -> None:
+        self._rooms.on_timer(self._live, self._due, now)

@@ -1,0 +1,323 @@
+"""The server of members: what their frames mean, and what becomes of them.
+
+It ties a connection to its room. HTTP up to the welcome is `admission`'s, the way to the disk is
+`rooms`', bytes are `connection`'s; starting, stopping and taking over are `process`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from websockets.http11 import Request
+
+from chatservice import protocol
+from chatservice.admission import Admission, Build
+from chatservice.auth import Authenticator, AuthError
+from chatservice.config import Settings
+from chatservice.connection import Connection
+from chatservice.fanout import LiveRoom
+from chatservice.health import StoreHealth
+from chatservice.limits import TokenBucket
+from chatservice.logs import get_logger
+from chatservice.metrics import Metrics
+from chatservice.outbox import text_frame
+from chatservice.protocol import CloseCode, Error, ErrorCode, FrameError
+from chatservice.room import Rules
+from chatservice.room import Store as StoreAction
+from chatservice.rooms import Rooms
+from chatservice.store import Store, StoreError, StoreErrorKind
+from chatservice.timers import TimerWheel
+
+log = get_logger("server")
+
+FLUSH_SECONDS: Final = 5.0
+"""How long a stop waits for commits under way: more than a busy timeout, less than patience."""
+
+
+_UNFINISHED: Final = {"timeout": "timeout", "protocol_error": "bad_request"}
+"""How a connection that ended before it asked for anything is counted, by its reason."""
+
+
+class ChatServer:
+    """One process's server. Implements `connection.Handler`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        build: Build,
+        store: Store,
+        authenticator: Authenticator,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._authenticator = authenticator
+        self._loop = asyncio.get_running_loop()
+        self.metrics = metrics
+        self.store = store
+        self.heartbeat = settings.timing.heartbeat
+        self.handshake_timeout = settings.timing.handshake
+        self.close_timeout = settings.timing.close
+        self.unsent_limit = settings.limits.unsent_bytes
+        self.frame_limit = settings.limits.frame_bytes
+        self._wheel = TimerWheel(self._loop, metrics.loop_lag.observe)
+        self.schedule: Callable[[Connection, float], None] = self._wheel.schedule
+        self.health = StoreHealth(store, metrics)
+        rules = Rules(
+            presence_grace=settings.timing.presence_grace,
+            text_limit=settings.limits.text,
+            heartbeat=settings.timing.heartbeat,
+        )
+        self.rooms = Rooms(
+            store, self.health, metrics, self._wheel, rules,
+            queued_writes=settings.limits.queued_writes,
+        )  # fmt: skip
+        self.admission = Admission(
+            settings, build, authenticator, self.rooms, store, self.health, metrics, self._welcome
+        )
+        self._half_open: dict[Connection, None] = {}
+        self._members: dict[Connection, LiveRoom] = {}
+        self._lingering: set[Connection] = set()
+        self._nobody = asyncio.Event()
+        self._nobody.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._operations: dict[type, Callable[[Connection, LiveRoom, Any], None]] = {
+            protocol.Send: self._send,
+            protocol.Read: self._read,
+            protocol.StartTyping: self._typing,
+            protocol.ReadHistory: self._history,
+            protocol.Ping: self._ping,
+            protocol.Authenticate: self._authenticate,
+        }
+        metrics.measure_send_queue(lambda: float(sum(c.unsent_bytes for c in self._members)))
+
+    # --- lifecycle -----------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start everything but the listeners.
+
+        Raises:
+            StoreError: the store does not start yet; it goes on trying, and readiness is red.
+        """
+        self._wheel.start()
+        self.rooms.committer.start()
+        await self._authenticator.start()
+        await self.health.start()
+
+    async def quiesce(self) -> None:
+        """Read nothing more, and see what was read through to the disk and to the members."""
+        await self.admission.settle()
+        self.admission.draining = True
+        for connection in self._members:
+            connection.pause()
+        try:
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self.rooms.committer.drain()
+        except TimeoutError:
+            log.error("commits under way did not finish; they are not acknowledged")
+        for live in self.rooms:
+            live.flush()
+
+    def resume(self) -> None:
+        """Undo `quiesce`: read on, as if nothing had been."""
+        self.admission.draining = False
+        for connection in self._members:
+            connection.unpause()
+
+    async def dismiss(self) -> None:
+        """Send everybody away with `reconnect` and 1012, and wait until they have left."""
+        spread = self._settings.timing.reconnect_spread * 1000
+        for connection in tuple(self._members):
+            in_ms = int(random.uniform(0, spread))  # noqa: S311 - jitter, not a secret
+            connection.write(text_frame(protocol.Reconnect(in_ms)))
+            connection.close(CloseCode.RESTART, "the service restarts", reason="restart")
+            connection.unpause()
+        try:
+            async with asyncio.timeout(self._settings.timing.drain):
+                await self._nobody.wait()
+        except TimeoutError:
+            for connection in tuple(self._lingering):
+                connection.abort("restart")
+
+    async def close(self) -> None:
+        """Let go of the store and of every task."""
+        for task in self._tasks:
+            task.cancel()
+        await self.health.close()
+        await self.rooms.committer.close()
+        await self._authenticator.close()
+        self._wheel.stop()
+        await self.store.close()
+
+    # --- connection.Handler --------------------------------------------------------------
+
+    def new_bucket(self) -> TokenBucket:
+        """Give the rate limit of one connection."""
+        return TokenBucket(self._settings.limits.rate, self._settings.limits.burst)
+
+    def connected(self, connection: Connection) -> None:
+        """Note a half-open connection; past the limit the oldest makes room.
+
+        A client that means it is half-open for milliseconds, so whoever floods pushes out its own.
+        """
+        self._half_open[connection] = None
+        if len(self._half_open) > self._settings.limits.handshakes:
+            oldest = next(iter(self._half_open))
+            self._half_open.pop(oldest)
+            self.metrics.handshakes["timeout"].inc()
+            oldest.abort("timeout")
+
+    def requested(self, connection: Connection, request: Request) -> None:
+        """Answer an HTTP request."""
+        self._half_open.pop(connection, None)
+        self.admission.handle(connection, request)
+
+    def received(self, connection: Connection, text: str) -> None:
+        """Do what a member asks for."""
+        live = self._members.get(connection)
+        if live is None:
+            return
+        try:
+            frame = protocol.decode_client(text)
+        except FrameError as error:
+            self._refuse(connection, live, "invalid", Error(error.code, str(error)))
+            return
+        try:
+            self._operations[type(frame)](connection, live, frame)
+        except Exception:
+            log.exception("bug in a room", conn=connection.id, workspace=connection.workspace)
+            self.metrics.room_errors[StoreErrorKind.INTERNAL].inc()
+            live.tell(connection, Error(ErrorCode.UNAVAILABLE, "internal error"))
+
+    def flooded(self, connection: Connection, text: str | None) -> None:
+        """Refuse a frame past the rate limit; close who does not heed it."""
+        live = self._members.get(connection)
+        if live is None:
+            return
+        if connection.bucket.refused > self._settings.limits.burst:
+            connection.close(CloseCode.TOO_FAST, "too many frames", reason="too_fast")
+            return
+        if text is None:
+            return
+        id = None
+        try:
+            frame = protocol.decode_client(text)
+            id = frame.id if isinstance(frame, protocol.Send) else None
+        except FrameError:
+            pass
+        why = f"more than {self._settings.limits.rate:g} frames a second; this one was dropped"
+        self._refuse(connection, live, "invalid", Error(ErrorCode.RATE_LIMITED, why, id))
+
+    def expired(self, connection: Connection) -> None:
+        """Close a member whose token has expired."""
+        connection.close(CloseCode.TOKEN_EXPIRED, "the token expired", reason="token_expired")
+
+    def closed(self, connection: Connection, reason: str) -> None:
+        """Forget a connection that will send and receive no more."""
+        if self._half_open.pop(connection, connection) is None:
+            self.metrics.handshakes[_UNFINISHED.get(reason, "abandoned")].inc()
+        live = self._members.pop(connection, None)
+        if live is None:
+            return
+        self.admission.counts.release(connection.user, connection.workspace)
+        self.metrics.connections.dec()
+        self.metrics.closed[reason].inc()
+        live.leave(connection, self._loop.time())
+        self.rooms.watch(live)
+        log.info(
+            "member left", conn=connection.id, user=connection.user,
+            workspace=connection.workspace, reason=reason,
+        )  # fmt: skip
+
+    def disconnected(self, connection: Connection) -> None:
+        """Note that the socket of a member is closed for good."""
+        self._lingering.discard(connection)
+        if not self._lingering:
+            self._nobody.set()
+
+    def _welcome(self, connection: Connection, live: LiveRoom) -> None:
+        self._members[connection] = live
+        self._lingering.add(connection)
+        self._nobody.clear()
+        self.metrics.opened.inc()
+        self.metrics.connections.inc()
+
+    # --- operations ----------------------------------------------------------------------
+
+    def _send(self, connection: Connection, live: LiveRoom, frame: protocol.Send) -> None:
+        actions = live.room.send(connection, frame.id, frame.text, int(time.time() * 1000))
+        if not isinstance(actions[0], StoreAction):
+            self.metrics.requests["send", "client_error"].inc()
+        live.carry_out(actions)
+
+    def _read(self, connection: Connection, live: LiveRoom, frame: protocol.Read) -> None:
+        actions = live.room.read(connection, frame.seq)
+        if not isinstance(actions[0], StoreAction):
+            self.metrics.requests["read", "client_error"].inc()
+        live.carry_out(actions)
+
+    def _typing(self, connection: Connection, live: LiveRoom, _: protocol.StartTyping) -> None:
+        live.carry_out(live.room.typing(connection, self._loop.time()))
+        self.metrics.requests["typing", "ok"].inc()
+
+    def _ping(self, connection: Connection, live: LiveRoom, _: protocol.Ping) -> None:
+        live.carry_out(live.room.ping(connection))
+        self.metrics.requests["ping", "ok"].inc()
+
+    def _history(self, connection: Connection, live: LiveRoom, frame: protocol.ReadHistory) -> None:
+        if frame.before < 1 or frame.limit < 1:
+            why = "history: `before` and `limit` must be at least 1"
+            self._refuse(connection, live, "history", Error(ErrorCode.BAD_FRAME, why))
+            return
+        self._spawn(self._send_history(connection, live, frame))
+
+    async def _send_history(
+        self, connection: Connection, live: LiveRoom, frame: protocol.ReadHistory
+    ) -> None:
+        started = self._loop.time()
+        limit = min(frame.limit, self._settings.history.page)
+        before = min(frame.before, live.room.seq + 1)
+        try:
+            page = await self.rooms.measured(
+                "history", lambda: self.store.history(connection.workspace, before, limit)
+            )
+        except StoreError:
+            self.metrics.requests["history", "error"].inc()
+            live.tell(connection, Error(ErrorCode.UNAVAILABLE, "history cannot be read now"))
+            return
+        live.tell(connection, protocol.History(page.messages, page.more))
+        self.metrics.requests["history", "ok"].inc()
+        self.metrics.request_duration["history"].observe(self._loop.time() - started)
+
+    def _authenticate(
+        self, connection: Connection, live: LiveRoom, frame: protocol.Authenticate
+    ) -> None:
+        self._spawn(self._renew(connection, live, frame.token))
+
+    async def _renew(self, connection: Connection, live: LiveRoom, token: str) -> None:
+        try:
+            identity = await self._authenticator.verify_refreshing(token)
+            if identity.user != connection.user:
+                raise AuthError("the token is another user's")
+        except AuthError as error:
+            self._refuse(connection, live, "auth", Error(ErrorCode.AUTH_FAILED, str(error)))
+            return
+        if connection.workspace not in identity.workspaces:
+            self.metrics.requests["auth", "client_error"].inc()
+            connection.close(CloseCode.FORBIDDEN, "no longer allowed here", reason="forbidden")
+            return
+        self.admission.set_expiry(connection, identity)
+        live.tell(connection, protocol.Authenticated(identity.exp))
+        self.metrics.requests["auth", "ok"].inc()
+
+    def _refuse(self, connection: Connection, live: LiveRoom, operation: str, error: Error) -> None:
+        self.metrics.requests[operation, "client_error"].inc()
+        live.tell(connection, error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
