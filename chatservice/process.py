@@ -92,7 +92,7 @@ class Process:
             loop.add_signal_handler(number, self._stopped.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
         log.info(
-            "serving", release=self._build.release, pid=os.getpid(),
+            "serving", pid=os.getpid(),
             host=self._settings.service.host, port=self._port("public"),
             took_over=relieving is not None,
         )  # fmt: skip
@@ -174,7 +174,7 @@ class Process:
     # --- end -----------------------------------------------------------------------------
 
     async def _end(self) -> None:
-        log.info("stopping", release=self._build.release, relieved=self._relieved)
+        log.info("stopping", relieved=self._relieved)
         if not self._relieved:
             self._refuse_more()
             for listener in self._listeners.values():
@@ -185,7 +185,7 @@ class Process:
         self._control.close()
         if not self._relieved:
             self._pid_file.unlink(missing_ok=True)
-        log.info("stopped", release=self._build.release)
+        log.info("stopped")
 
     def _reload(self) -> None:
         """Read secrets and keys anew (SIGHUP)."""
