@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from chatservice.config import Settings
 from opskit import chat_settings, yaml_lines
 from opskit.environment_file import SECRETS, Local, Smoke, Ssh, read_environment
 from opskit.layout import Layout
 from opskit.problems import ConfigError, Problem
-from opskit.secrets import Secret, SecretRef, Source, check_value, resolve
+from opskit.secret_checks import check_value
+from opskit.secrets import Secret, SecretRef, Source, resolve
 from opskit.yaml_lines import Document, Key
 
 SECRET_FILES: Final[Mapping[str, str]] = {
@@ -128,7 +131,10 @@ class Environment:
             why += f"    hosts: [{self.name}1.example.com, {self.name}2.example.com]"
             problems.append(self.problem("hosts", why=why))
         if not self.base_url:
-            why = "is required; say how clients reach it, for example\n    url: https://chat.example.com"
+            why = "is required; say how clients reach it, for example\n"
+            problems.append(self.problem("url", why=why + "    url: https://chat.example.com"))
+        elif (urlsplit(self.base_url).hostname or "").endswith(".example.com"):
+            why = f"is still the example, {self.base_url}; say how clients reach your hosts"
             problems.append(self.problem("url", why=why))
         if problems:
             raise ConfigError(problems)
@@ -185,7 +191,7 @@ def load_environments(path: Path) -> Environments:
     problems += _shared_roots(environments.values())
     if problems:
         raise ConfigError(sorted(problems, key=_line_number))
-    return Environments(path, environments)
+    return Environments(path, MappingProxyType(environments))
 
 
 def _line_number(problem: Problem) -> int:
@@ -200,7 +206,8 @@ def _load_one(document: Document, file: Path, name: str, raw: Any) -> Environmen
     path: tuple[Key, ...] = ("environments", name)
     secrets, problems = _read_secrets(document, path, model)
     root = Path(os.path.normpath(file.parent / Path(model.root).expanduser()))
-    own = dict(_own_settings(Layout(PurePosixPath(root)), secrets))
+    # A reference that is wrong is there all the same: it is complained of once.
+    own = dict(_own_settings(Layout(PurePosixPath(root)), model.secrets))
     settings, complaints = chat_settings.check(model.chat, own)
     problems += [_chat_problem(document, path, complaint, secrets) for complaint in complaints]
     socket = str(Layout(PurePosixPath(root)).run / "control.sock")
@@ -208,14 +215,11 @@ def _load_one(document: Document, file: Path, name: str, raw: Any) -> Environmen
         why = f"is too long: {socket} has {len(os.fsencode(socket))} bytes, and the path of a "
         why += f"Unix socket at most {_SOCKET_PATH_BYTES}; choose a shorter one"
         problems.append(document.problem((*path, "root"), why))
+    if settings is not None:
+        problems += _check_whole(document, path, settings, model.smoke)
     if settings is None or problems:
         return problems
-    base_url = model.url or ""
-    if not base_url and isinstance(model, Local):
-        if not settings.service.port:
-            why = "is 0, any free port; opskit must know it, so choose one"
-            return [document.problem((*path, "chat", "service", "port"), why)]
-        base_url = _loopback_url(settings)
+    base_url = model.url or (_loopback_url(settings) if isinstance(model, Local) else "")
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     return Environment(
         name=name,
@@ -228,11 +232,29 @@ def _load_one(document: Document, file: Path, name: str, raw: Any) -> Environmen
         user=model.user if isinstance(model, Ssh) else "",
         releases_keep=model.releases.keep,
         smoke=model.smoke,
-        secrets=secrets,
+        secrets=MappingProxyType(secrets),
         settings=settings,
         path=file,
         _document=document,
     )
+
+
+def _check_whole(
+    document: Document, path: tuple[Key, ...], settings: Settings, smoke: Smoke
+) -> Iterator[Problem]:
+    """Check what one key alone cannot tell."""
+    service = settings.service
+    for name in ("port", "admin_port"):
+        if not getattr(service, name):
+            why = "is 0, any free port; opskit must know it, so choose one"
+            yield document.problem((*path, "chat", "service", name), why)
+    if service.port == service.admin_port != 0:
+        why = f"is {service.admin_port}, which is chat.service.port; choose another"
+        yield document.problem((*path, "chat", "service", "admin_port"), why)
+    grace = settings.timing.presence_grace
+    if smoke.timeout <= grace:
+        why = f"is {smoke.timeout:g} s, and the smoke test waits for chat.timing.presence_grace, "
+        yield document.problem((*path, "smoke", "timeout"), why + f"{grace:g} s; raise it")
 
 
 def _own_settings(layout: Layout, secrets: Iterable[str]) -> list[tuple[str, str]]:

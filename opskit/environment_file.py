@@ -118,7 +118,10 @@ def _problems(
 ) -> Iterator[Problem]:
     for detail in error.errors(include_url=False):
         location = tuple(detail["loc"])
-        yield document.problem((*path, *location), _why(detail, location, model))
+        why = _why(detail, location, model)
+        if location[0] == "secrets":
+            why = "expected a mapping of names to references (what stands there is not shown)"
+        yield document.problem((*path, *location), why)
 
 
 def _why(detail: ErrorDetails, location: tuple[Key, ...], model: type[BaseModel]) -> str:

@@ -12,8 +12,8 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import json
 import os
+import re
 import shlex
 import signal
 import stat
@@ -27,11 +27,11 @@ from secrets import token_bytes
 from typing import Final
 
 from opskit.problems import ConfigError, Problem
+from opskit.staging import sync
 
 MAX_BYTES: Final = 65_536
 COMMAND_TIMEOUT: Final = 30.0
 GENERATED_BYTES: Final = 48
-HS256_BYTES: Final = 32
 FINGERPRINT_SALT: Final = "fingerprint-salt"
 
 
@@ -84,7 +84,7 @@ class SecretRef:
 
     def _malformed(self) -> str:
         """Say what is wrong with the reference's target, if anything."""
-        if self.source is Source.ENV and not self.target.replace("_", "a").isalnum():
+        if self.source is Source.ENV and not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", self.target):
             return "the name after env: is no name of an environment variable"
         if self.source is Source.COMMAND:
             try:
@@ -196,12 +196,15 @@ def _run(ref: SecretRef, base_dir: Path, timeout: float) -> bytes:
     with process:
         try:
             value, complaints = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:
+            # Whatever it started dies with it, also when it is our user who loses patience.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            value, complaints = process.communicate()
-            why = f"{argv[0]} took longer than {timeout:g} s"
-            raise ref.error(why + _scrubbed(complaints, value)) from None
+            if isinstance(error, subprocess.TimeoutExpired):
+                why = f"{argv[0]} took longer than {timeout:g} s"
+                said, partly = error.stderr or b"", error.stdout or b""
+                raise ref.error(why + _scrubbed(said, partly)) from None
+            raise
     if process.returncode:
         why = f"{argv[0]} failed with status {process.returncode}"
         raise ref.error(why + _scrubbed(complaints, value))
@@ -251,6 +254,7 @@ def create_private(path: Path, content: bytes) -> None:
             os.fsync(descriptor)
         # A link, unlike a rename, never replaces what somebody else has made meanwhile.
         os.link(temporary, path)
+        sync(path.parent)
     finally:
         os.unlink(temporary)
 
@@ -273,34 +277,3 @@ def fingerprint_salt(secrets_dir: Path) -> bytes:
     path = secrets_dir / FINGERPRINT_SALT
     ref = SecretRef(Source.GENERATE, "", str(path))
     return resolve(ref, secrets_dir, generated=path)
-
-
-def check_value(name: str, ref: SecretRef, value: Secret) -> None:
-    """Check that a secret is what its name says, before anything starts.
-
-    Raises:
-        ConfigError: it is not; the message shows nothing of it.
-    """
-    if name == "jwt_secret" and len(value) < HS256_BYTES:
-        raise ref.error(
-            f"has {len(value)} bytes; HS256 needs at least {HS256_BYTES} (RFC 7518, 3.2); "
-            "`openssl rand -base64 48` makes a good one"
-        )
-    if name == "signing_key" and not value.startswith(b"-----BEGIN "):
-        raise ref.error("is no private key in PEM (-----BEGIN PRIVATE KEY-----)")
-    if name == "jwks" and (why := _jwks_fault(value)):
-        raise ref.error(why)
-
-
-def _jwks_fault(value: Secret) -> str:
-    """Say what is wrong with a JSON Web Key Set (RFC 7517) of public keys, if anything."""
-    try:
-        keys = json.loads(value)["keys"]
-        kinds = [set(key) for key in keys]
-    except (ValueError, KeyError, TypeError):
-        return 'is no JWKS: expected JSON like {"keys": [...]} (RFC 7517)'
-    if not kinds:
-        return "is a JWKS without any key"
-    if any(kind & {"d", "k"} for kind in kinds):
-        return "holds a private or a symmetric key; the service needs only the public ones"
-    return ""

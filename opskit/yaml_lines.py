@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -21,6 +21,13 @@ from yaml.reader import ReaderError
 from opskit.problems import ConfigError, Problem
 
 Key = str | int
+
+_GUESSED: Final = (
+    "tag:yaml.org,2002:timestamp",
+    "tag:yaml.org,2002:int",
+    "tag:yaml.org,2002:float",
+)
+"""What YAML takes a plain word for by its looks."""
 
 
 class Document:
@@ -88,6 +95,8 @@ def load(path: Path) -> Document:
         return Document(name, loader.construct_document(root), root)
     except yaml.YAMLError as error:
         raise ConfigError([_syntax_problem(name, text, error)]) from None
+    except RecursionError:
+        raise ConfigError([Problem(name, "", "is nested too deeply")]) from None
 
 
 def shown(path: Path) -> str:
@@ -133,6 +142,13 @@ def _check(node: Node, name: str, above: list[Node], checked: set[int]) -> Itera
     elif isinstance(node, SequenceNode):
         for child in node.value:
             yield from _check(child, name, above, checked)
+    elif node.tag in _GUESSED:
+        try:
+            yaml.SafeLoader("").construct_object(node)
+        except ValueError:
+            # It has the form of a date or a number, and is none, as 2026-13-01.
+            where = f"{name}:{node.start_mark.line + 1}"
+            yield Problem(where, "", "looks like a date or a number; put it in quotes")
     above.pop()
 
 
@@ -148,6 +164,8 @@ def _syntax_problem(name: str, text: str, error: yaml.YAMLError) -> Problem:
     problem = error.problem or error.context or "syntax error"
     if problem.startswith("found undefined alias"):
         problem = "an alias (*) to an anchor (&) that is not there"
+    elif "anchor" in problem:
+        problem = "an anchor (&) whose name was there before"
     elif isinstance(error, ConstructorError) and "tag" in problem:
         problem = "a tag (!) that means nothing here"
     column = f", column {mark.column + 1}" if mark else ""

@@ -1,0 +1,60 @@
+"""What each secret must be, checked before anything starts. No message shows any of it.
+
+The checks are the service's and cryptography's own, imported when a secret is there to be checked.
+"""
+
+from __future__ import annotations
+
+from opskit.secrets import Secret, SecretRef
+
+
+def check_value(name: str, ref: SecretRef, value: Secret) -> None:
+    """Check that a secret is what its name says, before anything starts.
+
+    Raises:
+        ConfigError: it is not; the message shows nothing of it.
+    """
+    why = ""
+    match name:
+        case "jwt_secret" | "jwt_previous_secret":
+            why = _shared_secret_fault(value)
+        case "jwks":
+            why = _jwks_fault(value)
+        case "signing_key":
+            why = _private_key_fault(value)
+    if why:
+        raise ref.error(why)
+
+
+def _shared_secret_fault(value: Secret) -> str:
+    from chatservice.auth import MIN_SECRET
+
+    if len(value) >= MIN_SECRET:
+        return ""
+    return (
+        f"has {len(value)} bytes; HS256 needs at least {MIN_SECRET} (RFC 7518, 3.2): "
+        "`openssl rand -base64 48` makes a good one"
+    )
+
+
+def _jwks_fault(value: Secret) -> str:
+    from chatservice.jwks import JwksError, parse_jwks
+
+    try:
+        parse_jwks(value)
+    except JwksError as error:
+        return str(error).replace("auth.secret_file", "jwt_secret")
+    return ""
+
+
+def _private_key_fault(value: Secret) -> str:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        load_pem_private_key(value, None)
+    except TypeError:
+        return "is encrypted; give the key without a passphrase, for example through command:"
+    except (ValueError, UnsupportedAlgorithm):
+        return "is no private key in PEM (-----BEGIN PRIVATE KEY-----)"
+    return ""
