@@ -285,7 +285,7 @@ def sign(
     *,
     user: str,
     workspaces: Iterable[str],
-    name: str = "",
+    name: str | None = None,
     ttl: float,
     now: float | None = None,
     issuer: str = "",
@@ -299,7 +299,7 @@ def sign(
         secret: the shared secret; a private key in PEM for other algorithms than HS256.
         user: the user's id.
         workspaces: where the user may go.
-        name: the user's name; left out where empty.
+        name: the user's name; left out where None or empty.
         ttl: seconds until it expires.
         now: seconds since the Unix epoch; the present by default.
         issuer: `iss`; left out where empty.
