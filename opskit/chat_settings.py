@@ -116,8 +116,9 @@ def _explain(error: SettingsError, path: tuple[Key, ...], mapping: Mapping[str, 
     """Say what was expected and what is there, in the words of environments.yaml."""
     if error.why == "unknown key":
         return unknown_key(str(path[-1]), _fields_of(path[:-1]))
-    if error.why.startswith("expected "):
+    if error.why.startswith(("expected ", "invalid ")):
         expected = _expected(path) or error.why.partition(",")[0].removeprefix("expected ")
+        # msgspec's own words differ by type, and name no bounds.
         return f"expected {expected}, got {got(_value(mapping, path))}"
     return error.why
 

@@ -8,6 +8,7 @@ hold secrets) cannot be set there.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -312,16 +313,17 @@ def _chat_problem(
 ) -> Problem:
     """Find the line that a complaint of the service's is about."""
     key, why = yaml_lines.dotted(complaint.path), complaint.why
-    names = {setting: name for name, setting in SECRET_FILES.items()}
-    if key in names and why != chat_settings.OWN_KEYS[key]:
+    location: tuple[Key, ...] = (*path, "chat", *complaint.path)
+    if why != chat_settings.OWN_KEYS.get(key):
         # What the service says of a file that holds a secret is, here, about the secret.
-        if not secrets:
+        for name, setting in SECRET_FILES.items():
+            why = re.sub(rf"\b{setting.removeprefix('auth.')}\b", name, why)
+            if key == setting:
+                location = (*path, "secrets", name)
+        if key == SECRET_FILES["jwt_secret"] and not secrets:
             why = "is required, unless secrets.jwks or chat.auth.jwks_url is given; for example\n"
             why += "    jwt_secret: env:CHAT_JWT_SECRET"
-        for setting, name in names.items():
-            why = why.replace(setting.removeprefix("auth."), name)
-        return document.problem((*path, "secrets", names[key]), why)
-    return document.problem((*path, "chat", *complaint.path), why)
+    return document.problem(location, why)
 
 
 def _shared_roots(environments: Iterable[Environment]) -> list[Problem]:

@@ -164,6 +164,8 @@ def _syntax_problem(name: str, text: str, error: yaml.YAMLError) -> Problem:
     problem = error.problem or error.context or "syntax error"
     if problem.startswith("found undefined alias"):
         problem = "an alias (*) to an anchor (&) that is not there"
+    elif "another document" in problem:
+        problem = "a second document (---)"
     elif "anchor" in problem:
         problem = "an anchor (&) whose name was there before"
     elif isinstance(error, ConstructorError) and "tag" in problem:

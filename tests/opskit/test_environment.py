@@ -1,0 +1,571 @@
+"""environments.yaml: what it may say, what opskit makes of it, and how it is told what is wrong."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from chatservice.config import Settings, settings_from
+from opskit.chat_settings import OWN_KEYS
+from opskit.environment import Environment, load_environments
+from opskit.environment_file import SECRETS, Local, Releases, Smoke, Ssh
+from opskit.problems import ConfigError
+from opskit.secrets import Secret
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = ROOT / "environments.yaml"
+
+DEV = """\
+environments:
+  dev:
+    target: local
+    root: .opskit/dev
+    secrets:
+      jwt_secret: generate
+"""
+PROD = """\
+environments:
+  prod:
+    target: ssh
+    hosts: [chat1.example.net]
+    url: https://chat.example.net
+    secrets:
+      jwt_secret: env:CHAT_JWT_SECRET
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "environments.yaml"
+
+
+def dev(file: Path, more: str = "") -> Environment:
+    file.write_text(DEV + more, encoding="utf-8")
+    return load_environments(file).get("dev")
+
+
+def complaints(file: Path, text: str) -> list[str]:
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_environments(file)
+    assert caught.value.status == 2
+    return str(caught.value).splitlines()
+
+
+def complaint(file: Path, text: str) -> str:
+    lines = complaints(file, text)
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+# --- what it makes of it ------------------------------------------------------------------
+
+
+def test_an_environment_on_this_machine_needs_three_settings(file: Path, tmp_path: Path) -> None:
+    environment = dev(file)
+    assert (environment.name, environment.target) == ("dev", "local")
+    assert environment.root == tmp_path / ".opskit" / "dev"
+    assert environment.base_url == "http://127.0.0.1:8765"
+    assert environment.ws_url == "ws://127.0.0.1:8765"
+    assert environment.python == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert environment.platform is None
+    assert environment.hosts == ()
+    assert environment.releases_keep == 5
+    assert (environment.smoke.users, environment.smoke.delivery_ms) == (3, 1000)
+    assert {name: str(ref) for name, ref in environment.secrets.items()} == {
+        "jwt_secret": "generate"
+    }
+    environment.require_deployable()
+
+
+def test_an_environment_on_hosts_says_what_its_layer_is_built_for(file: Path) -> None:
+    file.write_text(PROD)
+    environment = load_environments(file).get("prod")
+    assert environment.root == Path("/opt/chat")
+    assert environment.base_url == "https://chat.example.net"
+    assert environment.ws_url == "wss://chat.example.net"
+    assert (environment.python, environment.platform) == ("3.11", "x86_64-manylinux_2_28")
+    assert (environment.hosts, environment.user) == (("chat1.example.net",), "root")
+    environment.require_deployable()
+
+
+def test_the_services_settings_are_complete_with_absolute_paths(file: Path, tmp_path: Path) -> None:
+    environment = dev(file, "    chat:\n      limits:\n        text: 17\n")
+    root = f"{tmp_path}/.opskit/dev"
+    settings = environment.chat_settings()
+    assert settings["limits"]["text"] == 17
+    assert settings["history"]["keep"] == 1000
+    assert settings["service"]["state_dir"] == f"{root}/state"
+    assert settings["service"]["run_dir"] == f"{root}/run"
+    assert settings["auth"]["secret_file"] == f"{root}/secrets/jwt_secret"
+    assert settings_from(settings, where="") == environment.settings
+
+
+def test_the_services_settings_can_be_had_for_another_root(file: Path) -> None:
+    settings = dev(file).chat_settings(Path("/elsewhere"))
+    assert settings["service"]["state_dir"] == "/elsewhere/state"
+    assert settings["service"]["run_dir"] == "/elsewhere/run"
+    assert settings["auth"]["secret_file"] == "/elsewhere/secrets/jwt_secret"
+    assert settings["auth"]["jwks_file"] == ""
+
+
+def test_each_secret_of_the_service_is_a_file_and_the_signing_key_is_none(file: Path) -> None:
+    text = DEV.replace("jwt_secret: generate", "jwks: file:a.json\n      signing_key: file:b.pem")
+    file.write_text(text)
+    environment = load_environments(file).get("dev")
+    assert {name: str(path) for name, path in environment.secret_files(Path("/r")).items()} == {
+        "jwks": "/r/secrets/jwks"
+    }
+    auth = environment.chat_settings(Path("/r"))["auth"]
+    assert (auth["jwks_file"], auth["secret_file"]) == ("/r/secrets/jwks", "")
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("0.0.0.0", "http://127.0.0.1:9000"),
+        ("'::'", "http://[::1]:9000"),
+        ("'fe80::1'", "http://[fe80::1]:9000"),
+        ("chat.internal", "http://chat.internal:9000"),
+    ],
+)
+def test_the_address_follows_from_where_the_service_listens(
+    file: Path, host: str, url: str
+) -> None:
+    more = f"    chat:\n      service:\n        host: {host}\n        port: 9000\n"
+    assert dev(file, more).base_url == url
+
+
+def test_an_address_that_is_given_wins(file: Path) -> None:
+    assert dev(file, "    url: https://dev.example.net/\n").base_url == "https://dev.example.net"
+
+
+def test_an_environment_cannot_be_changed(file: Path) -> None:
+    environment = dev(file)
+    with pytest.raises(FrozenInstanceError):
+        environment.name = "prod"  # type: ignore[misc]
+    with pytest.raises(ValueError, match="frozen"):
+        environment.smoke.users = 1
+    with pytest.raises(TypeError):
+        environment.secrets["jwt_secret"] = None  # type: ignore[index]
+
+
+def test_sections_without_keys_are_the_defaults(file: Path) -> None:
+    more = "    releases:\n    smoke:\n    chat:\n      limits:\n      log:\n"
+    assert dev(file, more).settings == dev(file).settings
+
+
+def test_anchors_and_merges_share_settings_between_environments(file: Path) -> None:
+    file.write_text(
+        DEV.replace("  dev:", "  dev: &dev", 1)
+        + "    chat: &chat\n      history: {keep: 70}\n"
+        + "  test:\n    <<: *dev\n    root: .opskit/test\n"
+    )
+    environments = load_environments(file)
+    assert environments.get("test").settings.history.keep == 70
+    assert environments.get("test").root.name == "test"
+
+
+# --- what is wrong ------------------------------------------------------------------------
+
+
+def test_every_error_is_told_at_once_in_the_order_of_the_file(file: Path) -> None:
+    text = """\
+environments:
+  dev:
+    target: local
+    root: .opskit/dev
+    colour: blue
+    secrets:
+      jwt_secret: generate
+    smoke:
+      users: 1
+      delivery_ms: soon
+  Prod: {}
+  next:
+    target: local
+    root: .opskit/next
+    secrets:
+      jwt_secret: generate
+    chat:
+      limits:
+        text: x
+        frame_bites: 7
+      auth:
+        origins: [https://fine.example, no, https://good.example, "nor this"]
+      log:
+        level: loud
+else: 1
+"""
+    assert complaints(file, text) == [
+        "environments.yaml:5: environments.dev.colour: unknown key; known here: url, chat, "
+        "secrets, releases, smoke, target, root",
+        "environments.yaml:9: environments.dev.smoke.users: expected int >= 2 and <= 1000, got 1",
+        "environments.yaml:10: environments.dev.smoke.delivery_ms: expected int >= 1 and "
+        "<= 60000, got 'soon'",
+        "environments.yaml:11: environments.Prod: a name has a to z, 0 to 9 and -, starts with "
+        "a letter, and is at most 32 long",
+        "environments.yaml:19: environments.next.chat.limits.text: expected int from 1 to "
+        "1000000, got 'x'",
+        "environments.yaml:20: environments.next.chat.limits.frame_bites: unknown key; did you "
+        "mean frame_bytes? known here: text, frame_bytes, rate, burst, connections, "
+        "connections_per_user, connections_per_workspace, handshakes, unsent_bytes, queued_writes",
+        "environments.yaml:22: environments.next.chat.auth.origins[1]: expected text, got false",
+        "environments.yaml:22: environments.next.chat.auth.origins[3]: 'nor this' is no origin; "
+        "expected scheme://host[:port], as a browser sends it",
+        "environments.yaml:24: environments.next.chat.log.level: expected one of debug, error, "
+        "info, warning, got 'loud'",
+        "environments.yaml:25: else: unknown key; the only one here is environments",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        ("    chat: 7", "7: environments.dev.chat: expected a mapping, got 7"),
+        ("    chat: {rooms: {}}", "7: environments.dev.chat.rooms: unknown key; known here: "
+         "service, auth, store, history, limits, timing, log"),
+        ("    chat: {limits: 7}", "7: environments.dev.chat.limits: expected a mapping of "
+         "settings, got 7"),
+        ("    chat: {limits: {rate: 0}}", "7: environments.dev.chat.limits.rate: expected "
+         "number > 0, got 0"),
+        ("    chat: {limits: {burst: true}}", "7: environments.dev.chat.limits.burst: expected "
+         "int >= 1, got true"),
+        ("    chat: {auth: {issuer: [a]}}", "7: environments.dev.chat.auth.issuer: expected "
+         "text, got a list"),
+        ("    chat: {service: {host: ''}}", "7: environments.dev.chat.service.host: expected "
+         "text that is not empty, got ''"),
+        ("    chat:\n      history:\n        newest: 90\n        keep: 50",
+         "9: environments.dev.chat.history.newest: is larger than history.keep"),
+        ("    chat: {service: {port: 0}}", "7: environments.dev.chat.service.port: is 0, any "
+         "free port; opskit must know it, so choose one"),
+        ("    chat: {service: {port: 8766}}", "7: environments.dev.chat.service.admin_port: is "
+         "8766, which is chat.service.port; choose another"),
+        ("    chat: {service: {state_dir: /x}}", "7: environments.dev.chat.service.state_dir: is "
+         "<root>/state; it cannot be set"),
+        ("    chat: {auth: {secret_file: /x}}", "7: environments.dev.chat.auth.secret_file: is "
+         "written by opskit; set secrets.jwt_secret of the environment instead"),
+        ("    chat: {auth: {jwks_url: 'https://a'}}", "7: environments.dev.chat.auth.jwks_url: "
+         "cannot be given beside jwt_secret"),
+        ("    smoke: {timeout: 10}", "7: environments.dev.smoke.timeout: is 10 s, and the smoke "
+         "test waits for chat.timing.presence_grace, 10 s; raise it"),
+        ("    smoke: fast", "7: environments.dev.smoke: expected a mapping, got 'fast'"),
+        ("    url: chat.example.net", "7: environments.dev.url: expected http(s)://host[:port], "
+         "without a path, got 'chat.example.net'"),
+        ("    url: https://chat.example.net/chat", "7: environments.dev.url: expected "
+         "http(s)://host[:port], without a path, got 'https://chat.example.net/chat'"),
+        ("    hosts: [a]", "7: environments.dev.hosts: unknown key; known here: url, chat, "
+         "secrets, releases, smoke, target, root"),
+        ("    releases: {keep: '5'}", "7: environments.dev.releases.keep: expected int >= 1 and "
+         "<= 100, got '5'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_named_with_line_key_and_remedy(
+    file: Path, more: str, expected: str
+) -> None:
+    assert complaint(file, f"{DEV}{more}\n") == f"environments.yaml:{expected}"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("python: 3.10", "expected text; put it in quotes, since YAML reads 3.10 as the number "
+         "3.1, got 3.1"),
+        ("python: '3.10'", "expected \"3.11\" or newer, in quotes and without a patch number, "
+         "got '3.10'"),
+        ("platform: windows", "expected one of x86_64-manylinux_2_28, aarch64-manylinux_2_28, "
+         "got 'windows'"),
+        ("user: Root!", "expected the name of a user, got 'Root!'"),
+        ("root: opt/chat", "expected an absolute path of letters, digits and . _ -, "
+         "got 'opt/chat'"),
+        ("root: /opt/../chat", "expected an absolute path of letters, digits and . _ -, "
+         "got '/opt/../chat'"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_hosts_is_named(file: Path, line: str, expected: str) -> None:
+    key = line.partition(":")[0]
+    found = complaint(file, f"{PROD}    {line}\n")
+    assert found == f"environments.yaml:8: environments.prod.{key}: {expected}"
+
+
+def test_a_host_that_ssh_would_take_for_an_option_is_refused(file: Path) -> None:
+    found = complaint(file, PROD.replace("chat1.example.net", "good, -oProxyCommand=evil"))
+    assert found == (
+        "environments.yaml:4: environments.prod.hosts[1]: expected the name or the address of a "
+        "host, got '-oProxyCommand=evil'"
+    )
+
+
+@pytest.mark.parametrize("text", ["", "7\n", "environments:\n", "environments: []\n", "a: 1\n"])
+def test_a_file_without_environments_says_what_is_expected(file: Path, text: str) -> None:
+    assert complaint(file, text) == (
+        "environments.yaml:1: environments: expected a mapping `environments:` with one entry "
+        "for each environment"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dev: soon", "expected the settings of an environment, got 'soon'"),
+        ("dev: {root: x}", "is required: local (this machine) or ssh (hosts)"),
+        ("dev: {target: cloud}", "expected local (this machine) or ssh (hosts), got 'cloud'"),
+        ("dev: {target: [ssh]}", "expected local (this machine) or ssh (hosts), got a list"),
+    ],
+)
+def test_an_environment_says_what_kind_it_is(file: Path, text: str, expected: str) -> None:
+    assert complaint(file, f"environments:\n  {text}\n").endswith(expected)
+
+
+def test_a_missing_root_is_named(file: Path) -> None:
+    text = DEV.replace("    root: .opskit/dev\n", "")
+    assert complaint(file, text) == "environments.yaml:2: environments.dev.root: is required"
+
+
+def test_two_environments_cannot_share_a_root(file: Path) -> None:
+    more = "  test:\n    target: local\n    root: ./.opskit//dev/\n    secrets:\n"
+    assert complaint(file, DEV + more + "      jwt_secret: generate\n") == (
+        "environments.yaml:9: environments.test.root: is also the root of dev; give each "
+        "environment its own"
+    )
+
+
+def test_a_root_too_long_for_the_control_socket_is_refused(file: Path) -> None:
+    found = complaint(file, DEV.replace(".opskit/dev", "/" + "d" * 90))
+    assert found == (
+        f"environments.yaml:4: environments.dev.root: is too long: /{'d' * 90}/run/control.sock "
+        "has 108 bytes, and the path of a Unix socket at most 107; choose a shorter one"
+    )
+    file.write_text(DEV.replace(".opskit/dev", "/" + "d" * 89))
+    load_environments(file)
+
+
+def test_a_missing_file_says_what_to_do(file: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_environments(file)
+    assert str(caught.value) == (
+        "environments.yaml: there is no such file; run opskit where it is, or give "
+        "--environments FILE"
+    )
+
+
+def test_an_unknown_environment_is_answered_with_those_that_there_are(file: Path) -> None:
+    file.write_text(DEV + "  test:\n    <<: &x {target: local, root: a}\n    secrets: {jwt_secret: "
+                    "generate}\n")  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        load_environments(file).get("pord")
+    assert str(caught.value) == (
+        "environments.yaml: there is no environment 'pord'; there are: dev, test"
+    )
+
+
+# --- secrets ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["hunter2-hunter2", "'env'", "'env:'", "'env: '", "'file:'", "vault:hunter2-hunter2", "12345",
+     "[hunter2-hunter2]", "{a: hunter2-hunter2}", "generate:hunter2-hunter2", "", "true",
+     "env:hunter2-hunter2", "'command:echo \"hunter2-hunter2'"],
+)  # fmt: skip
+def test_a_secret_written_in_clear_is_refused_and_not_shown(file: Path, written: str) -> None:
+    found = complaint(file, DEV.replace("generate", written))
+    assert found.startswith("environments.yaml:6: environments.dev.secrets.jwt_secret: ")
+    assert "hunter2" not in found
+    assert "12345" not in found
+
+
+def test_secrets_that_are_no_mapping_are_refused_and_not_shown(file: Path) -> None:
+    text = DEV.replace("secrets:\n      jwt_secret: generate", "secrets: hunter2-hunter2")
+    assert complaint(file, text) == (
+        "environments.yaml:5: environments.dev.secrets: expected a mapping of names to "
+        "references (what stands there is not shown)"
+    )
+
+
+def test_an_unknown_secret_is_named(file: Path) -> None:
+    assert complaint(file, DEV + "      jwt_secrets: env:A\n") == (
+        "environments.yaml:7: environments.dev.secrets.jwt_secrets: unknown key; did you mean "
+        "jwt_secret? known here: jwt_secret, jwt_previous_secret, jwks, signing_key"
+    )
+
+
+def test_generate_is_for_the_jwt_secret_of_a_local_environment_alone(file: Path) -> None:
+    expected = (
+        "generate is only for the jwt_secret of a local environment; give env:NAME, file:PATH "
+        "or command:WORDS"
+    )
+    found = complaint(file, PROD.replace("env:CHAT_JWT_SECRET", "generate"))
+    assert found == f"environments.yaml:7: environments.prod.secrets.jwt_secret: {expected}"
+    found = complaint(file, DEV + "      signing_key: generate\n")
+    assert found == f"environments.yaml:7: environments.dev.secrets.signing_key: {expected}"
+
+
+def test_something_must_say_who_may_connect(file: Path) -> None:
+    text = DEV.replace("      jwt_secret: generate\n", "")
+    assert complaints(file, text) == [
+        "environments.yaml:5: environments.dev.secrets.jwt_secret: is required, unless "
+        "secrets.jwks or chat.auth.jwks_url is given; for example",
+        "    jwt_secret: env:CHAT_JWT_SECRET",
+    ]
+    file.write_text(text + "    chat: {auth: {jwks_url: 'https://id.example.net/keys'}}\n")
+    assert load_environments(file).get("dev").secrets == {}
+
+
+def test_a_jwt_secret_and_a_key_set_exclude_each_other(file: Path) -> None:
+    assert complaint(file, DEV + "      jwks: file:keys.json\n") == (
+        "environments.yaml:7: environments.dev.secrets.jwks: cannot be given beside jwt_secret"
+    )
+
+
+def test_a_previous_secret_needs_a_present_one(file: Path) -> None:
+    text = DEV.replace("jwt_secret: generate", "jwt_previous_secret: env:A\n      jwks: file:b")
+    assert complaint(file, text) == (
+        "environments.yaml:6: environments.dev.secrets.jwt_previous_secret: is of no use without "
+        "jwt_secret"
+    )
+
+
+def test_every_missing_secret_is_told_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHORT", "x" * 31)
+    file.write_text(DEV.replace("generate", "env:SHORT") + "      jwt_previous_secret: file:none\n")
+    with pytest.raises(ConfigError) as caught:
+        load_environments(file).get("dev").resolve_secrets()
+    assert str(caught.value).splitlines() == [
+        "environments.yaml:6: environments.dev.secrets.jwt_secret: has 31 bytes; HS256 needs at "
+        "least 32 (RFC 7518, 3.2): `openssl rand -base64 48` makes a good one",
+        f"environments.yaml:7: environments.dev.secrets.jwt_previous_secret: {file.parent}/none "
+        "cannot be read: No such file or directory",
+    ]
+
+
+def test_secrets_are_fetched_and_the_generated_one_stays_the_same(file: Path) -> None:
+    environment = dev(file)
+    first = environment.resolve_secrets()
+    assert list(first) == ["jwt_secret"]
+    assert isinstance(first["jwt_secret"], Secret)
+    assert len(first["jwt_secret"]) == 64
+    assert environment.resolve_secrets() == first
+    assert (environment.root / "secrets/jwt_secret").read_bytes() == first["jwt_secret"] + b"\n"
+
+
+def test_file_references_are_relative_to_the_file_they_stand_in(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.write_text(DEV.replace("generate", "file:keys/a"))
+    (file.parent / "keys").mkdir()
+    (file.parent / "keys/a").write_text("s" * 40)
+    (file.parent / "keys/a").chmod(0o600)
+    monkeypatch.chdir("/")
+    environment = load_environments(file).get("dev")
+    assert environment.resolve_secrets() == {"jwt_secret": b"s" * 40}
+
+
+# --- not yet deployable -------------------------------------------------------------------
+
+
+def test_hosts_that_are_missing_are_asked_for_with_their_line_and_an_example() -> None:
+    prod = load_environments(COMMITTED).get("prod")
+    with pytest.raises(ConfigError) as caught:
+        prod.require_deployable()
+    lines = COMMITTED.read_text().splitlines()
+    prod_line = lines.index("  prod:")
+    hosts = lines.index("    hosts: []", prod_line) + 1
+    url = lines.index("    url: https://chat.example.com", prod_line) + 1
+    assert [(p.where.rpartition(":")[2], p.key, p.why) for p in caught.value.problems] == [
+        (str(hosts), "environments.prod.hosts", "is empty; list the machines to deploy to, for "
+         "example\n    hosts: [prod1.example.com, prod2.example.com]"),
+        (str(url), "environments.prod.url", "is still the example, https://chat.example.com; "
+         "say how clients reach your hosts"),
+    ]  # fmt: skip
+
+
+def test_an_address_that_is_missing_is_asked_for(file: Path) -> None:
+    file.write_text(PROD.replace("    url: https://chat.example.net\n", ""))
+    with pytest.raises(ConfigError, match=r"^environments.yaml:2: environments.prod.url: is requ"):
+        load_environments(file).get("prod").require_deployable()
+
+
+# --- the file in this repository ----------------------------------------------------------
+
+
+def uncommented(text: str) -> Any:
+    """Read environments.yaml with every setting at its documented default switched on."""
+    return yaml.safe_load(re.sub(r"^( *)#(?=[a-z_]+:)", r"\1", text, flags=re.MULTILINE))
+
+
+def test_dev_of_this_repository_is_deployable_as_it_is() -> None:
+    environment = load_environments(COMMITTED).get("dev")
+    environment.require_deployable()
+    assert environment.root == ROOT / ".opskit/dev"
+
+
+def test_dev_shows_every_setting_of_the_service_at_its_real_default() -> None:
+    shown = uncommented(COMMITTED.read_text())["environments"]["dev"]["chat"]
+    defaults = msgspec.to_builtins(
+        msgspec.convert({"service": {"state_dir": "x", "run_dir": "x"}, "auth": {}}, Settings)
+    )
+    for key in OWN_KEYS:
+        section, name = key.split(".")
+        del defaults[section][name]
+    # What dev sets otherwise, so that a deployment on this machine takes seconds.
+    active = yaml.safe_load(COMMITTED.read_text())["environments"]["dev"]["chat"]
+    changed = {(s, k): v for s, keys in active.items() for k, v in (keys or {}).items()}
+    assert set(changed) == {
+        ("timing", "presence_grace"), ("timing", "drain"), ("timing", "reconnect_spread"),
+    }  # fmt: skip
+    for (section, name), value in changed.items():
+        defaults[section][name] = value
+    assert shown == defaults
+
+
+def test_every_other_setting_is_shown_at_its_real_default_too() -> None:
+    shown = uncommented(COMMITTED.read_text())["environments"]
+    dev_, prod = shown["dev"], shown["prod"]
+    assert dev_["releases"] == Releases().model_dump()
+    assert dev_["smoke"] == Smoke().model_dump()
+    assert set(dev_) == set(Local.model_fields)
+    assert set(dev_["secrets"]) == set(SECRETS)
+    assert set(prod) == set(Ssh.model_fields) - {"chat", "releases", "smoke"}
+    for name in ("root", "user", "python", "platform"):
+        assert prod[name] == Ssh.model_fields[name].default
+    assert dev_["url"] == load_environments(COMMITTED).get("dev").base_url
+
+
+def test_every_setting_has_one_line_that_says_its_default() -> None:
+    lines = COMMITTED.read_text().splitlines()
+    settings = 0
+    for number, line in enumerate(lines):
+        match = re.fullmatch(r" +(#?)([a-z_]+): (.+)", line)
+        if not match or match[2] in ("target", "jwt_secret"):
+            continue
+        settings += 1
+        comment = lines[number - 1].strip()
+        assert comment.startswith("# "), line
+        assert len(lines[number - 1]) <= 100
+        told = re.search(r"\((default|required)[^)]*", comment)
+        assert told or "instead of" in comment or "never leaves" in comment, comment
+        if match[1] and told and re.fullmatch(r"[\d.]+", match[3]):
+            assert f"default {match[3]}" in told[0], comment
+    assert settings > 40
+
+
+def test_naming_a_wrong_environment_costs_no_import_of_the_service() -> None:
+    """Loading takes the time of pydantic and msgspec, not that of cryptography or uvloop."""
+    code = (
+        "import sys; from opskit.environment import load_environments; from pathlib import Path;"
+        f"load_environments(Path({str(COMMITTED)!r}));"
+        "print([m for m in ('jwt', 'cryptography', 'uvloop', 'websockets', 'jinja2') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
