@@ -20,7 +20,7 @@ from chatservice.config import Settings, SettingsError, load_settings
 from chatservice.control import ControlError, ask
 from chatservice.process import Process, StartError
 from chatservice.store import SchemaVersion, Store, StoreError, StoreErrorKind
-from chatservice.store.schema import database_schema, migrate, release_schema
+from chatservice.store.migrate import database_schema, migrate, release_schema
 from chatservice.store.sqlite import SqliteStore
 
 
