@@ -165,7 +165,7 @@ def _read_private(ref: SecretRef, path: Path) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise ref.error(f"{path} cannot be read: {error.strerror}") from None
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ref.error(f"{path} is not a file")
@@ -176,7 +176,9 @@ def _read_private(ref: SecretRef, path: Path) -> bytes:
             )
         if status.st_size > MAX_BYTES:
             raise ref.error(f"{path} has {status.st_size} bytes; a secret has at most {MAX_BYTES}")
-        return file.read(MAX_BYTES)
+        return os.read(descriptor, MAX_BYTES)
+    finally:
+        os.close(descriptor)
 
 
 def _run(ref: SecretRef, base_dir: Path, timeout: float) -> bytes:
