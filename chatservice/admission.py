@@ -311,8 +311,9 @@ class Admission:
                     after=load.after,
                     newest=self._settings.history.newest,
                 ),
+                live,
             )
-            if connection.gone or self.draining:
+            if connection.gone or self.draining or live.stale:
                 raise RequestError(503, "the service restarts", RETRY_SECONDS)
         except BaseException:
             live.leave(connection, self._loop.time())

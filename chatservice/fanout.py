@@ -38,6 +38,7 @@ class LiveRoom:
         "due",
         "pending",
         "room",
+        "stale",
     )
 
     def __init__(
@@ -54,6 +55,8 @@ class LiveRoom:
         """Operations that are being made durable; the room stays in memory until they are."""
         self.due = float("inf")
         """When the timer wheel calls next, in seconds of the loop's clock."""
+        self.stale = False
+        """The store no longer holds this history: members reload, and nobody joins any more."""
         self._metrics = metrics
         self._defer = defer
         self._store = store

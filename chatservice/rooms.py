@@ -7,9 +7,9 @@ when the batch is on disk every room concerned publishes its part and is flushed
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -45,7 +45,10 @@ class RoomBusyError(Exception):
 
 
 class Rooms:
-    """The live rooms, by workspace."""
+    """The live rooms, by workspace.
+
+    `evict` sends the members of a stale room away, to come back at once and reload.
+    """
 
     def __init__(
         self,
@@ -56,16 +59,18 @@ class Rooms:
         rules: Rules,
         *,
         queued_writes: int,
+        evict: Callable[[LiveRoom], None],
     ) -> None:
         self._store = store
         self._health = health
         self._metrics = metrics
         self._wheel = wheel
         self._rules = rules
+        self._evict = evict
         self._loop = asyncio.get_running_loop()
         self._live: dict[str, LiveRoom] = {}
         self._opening: dict[str, asyncio.Future[LiveRoom]] = {}
-        self._fetches: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.committer: Committer[Origin] = Committer(store, queued_writes, self._report)
 
     def __len__(self) -> int:
@@ -210,7 +215,7 @@ class Rooms:
         return touched
 
     def _refuse(self, batch: Failed[Origin]) -> dict[LiveRoom, None]:
-        self.failed("commit", batch.error)
+        self.failed("commit", batch.error, *{origin.live for origin, _ in batch.appends})
         metrics = self._metrics
         metrics.requests["send", "error"].inc(len(batch.appends))
         metrics.requests["read", "error"].inc(len(batch.cursors))
@@ -227,8 +232,10 @@ class Rooms:
 
     # --- reads ---------------------------------------------------------------------------
 
-    async def measured(self, operation: str, call: Callable[[], Awaitable[Result]]) -> Result:
-        """Call the store, counting and timing the call.
+    async def measured(
+        self, operation: str, call: Callable[[], Awaitable[Result]], *concerned: LiveRoom
+    ) -> Result:
+        """Call the store, counting and timing the call; `concerned` is the room it is about.
 
         Raises:
             StoreError: as the store raised it; the health check has been told.
@@ -237,29 +244,53 @@ class Rooms:
         try:
             result = await call()
         except StoreError as error:
-            self.failed(operation, error)
+            self.failed(operation, error, *concerned)
             raise
         self._metrics.storage[operation, "ok"].inc()
         self._metrics.storage_duration[operation].observe(perf_counter() - started)
         return result
 
-    def failed(self, operation: str, error: StoreError) -> None:
-        """Count a failed call of the store, and have the store checked."""
+    def failed(self, operation: str, error: StoreError, *concerned: LiveRoom) -> None:
+        """Count a failed call of the store, and have the store, or the rooms, checked."""
         self._metrics.storage[operation, "error"].inc()
+        if error.kind is StoreErrorKind.STALE:
+            for live in concerned:
+                self._spawn(self._compare(live))
+            return
         if error.kind is StoreErrorKind.INTERNAL:
             log.error("bug in the store", operation=operation, reason=str(error))
         self._health.failed(error)
 
+    async def _compare(self, live: LiveRoom) -> None:
+        """See whether the store still holds the history that the room goes on from.
+
+        It does not when a backup was restored, or the workspace was deleted.
+        """
+        workspace = live.room.workspace
+        try:
+            state = await self.measured("open", lambda: self._store.open(workspace))
+        except StoreError:
+            return
+        if state.epoch != live.room.epoch and not live.stale:
+            log.warning("the history was replaced; members reload", workspace=workspace)
+            live.stale = True
+            if self._live.get(workspace) is live:
+                self._drop(live)
+            self._evict(live)
+
     def _begin_fetch(self, live: LiveRoom, action: Fetch) -> None:
-        task = self._loop.create_task(self._fetch(live, action))
-        self._fetches.add(task)
-        task.add_done_callback(self._fetches.discard)
+        self._spawn(self._fetch(live, action))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _fetch(self, live: LiveRoom, action: Fetch) -> None:
         workspace = live.room.workspace
         try:
             messages = await self.measured(
-                "since", lambda: self._store.since(workspace, action.after, action.upto)
+                "since", lambda: self._store.since(workspace, action.after, action.upto), live
             )
         except StoreError:
             live.room.fetch_failed()

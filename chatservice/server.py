@@ -73,7 +73,7 @@ class ChatServer:
         )
         self.rooms = Rooms(
             store, self.health, metrics, self._wheel, rules,
-            queued_writes=settings.limits.queued_writes,
+            queued_writes=settings.limits.queued_writes, evict=self._evict,
         )  # fmt: skip
         self.admission = Admission(
             settings, build, authenticator, self.rooms, store, self.health, metrics, self._welcome
@@ -129,11 +129,8 @@ class ChatServer:
 
     async def dismiss(self) -> None:
         """Send everybody away with `reconnect` and 1012, and wait until they have left."""
-        spread = self._settings.timing.reconnect_spread * 1000
         for connection in tuple(self._members):
-            in_ms = int(random.uniform(0, spread))  # noqa: S311 - jitter, not a secret
-            connection.write(text_frame(protocol.Reconnect(in_ms)))
-            connection.close(CloseCode.RESTART, "the service restarts", reason="restart")
+            self._send_away(connection, "the service restarts")
             connection.unpause()
         try:
             async with asyncio.timeout(self._settings.timing.drain):
@@ -141,6 +138,18 @@ class ChatServer:
         except TimeoutError:
             for connection in tuple(self._lingering):
                 connection.abort("restart")
+
+    def _send_away(self, connection: Connection, why: str) -> None:
+        """Have a member come back, at a time of its own."""
+        spread = self._settings.timing.reconnect_spread * 1000
+        in_ms = int(random.uniform(0, spread))  # noqa: S311 - jitter, not a secret
+        connection.write(text_frame(protocol.Reconnect(in_ms)))
+        connection.close(CloseCode.RESTART, why, reason="restart")
+
+    def _evict(self, live: LiveRoom) -> None:
+        """Have the members of a room come back, to find another history."""
+        for connection in tuple(live.room.members()):
+            self._send_away(connection, "the history was replaced")
 
     async def close(self) -> None:
         """Let go of the store and of every task."""
