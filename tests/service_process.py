@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -195,21 +195,29 @@ class ServiceProcess:
         Raises:
             ServiceFailed: it ended, or it was not ready after `deadline` seconds.
         """
+        self._wait(lambda: self._is_mine() and self.get("/readyz")[0] == 200, "ready", deadline)
+
+    def wait_answering(self, deadline: float = START_DEADLINE) -> None:
+        """Wait until the process itself answers requests, be it ready or not.
+
+        Raises:
+            ServiceFailed: it ended, or it did not answer for `deadline` seconds.
+        """
+        self._wait(self._is_mine, "answering", deadline)
+
+    def _is_mine(self) -> bool:
+        return bool(json.loads(self.get("/version")[1])["pid"] == self.pid)
+
+    def _wait(self, holds: Callable[[], bool], what: str, deadline: float) -> None:
         until = time.monotonic() + deadline
-        answer = "nothing"
         while time.monotonic() < until:
             if (status := self.returncode) is not None:
                 raise ServiceFailed(f"the service ended with {status}\n{self.log_tail()}")
-            with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-                code, body = self.get("/readyz")
-                answer = f"/readyz {code} {body[:200]!r}"
-                if code == 200 and json.loads(self.get("/version")[1])["pid"] == self.pid:
+            with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
+                if holds():
                     return
             time.sleep(0.02)
-        raise ServiceFailed(
-            f"the service was not ready after {deadline:g} s; its last answer was {answer}\n"
-            f"{self.log_tail()}"
-        )
+        raise ServiceFailed(f"the service was not {what} after {deadline:g} s\n{self.log_tail()}")
 
     def close(self) -> None:
         """End whatever still runs. Safe to call twice."""

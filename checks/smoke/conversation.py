@@ -208,6 +208,19 @@ async def ack(stage: Conversation) -> Found:
     return Found(f"{len(stage.sent)} acknowledgements")
 
 
+async def _next_number(stage: Conversation, device: Device, text: str) -> None:
+    """Say something, and check that nothing was stored between it and the message before."""
+    last = max(seen.frame.seq for seen in device.messages)
+    sent = await stage.say(device, text)
+    await device.acked(sent)
+    seen = await device.receive(Message, "its own message", lambda frame: frame.id == sent.id)
+    if seen.frame.seq != last + 1:
+        raise CheckFailed(
+            f"{device.name} expected number {last + 1} for its next message, but got "
+            f"{seen.frame.seq}: something else was stored meanwhile"
+        )
+
+
 @check(
     "repeated_id",
     "A message sent again with the same id is stored once and has the same number",
@@ -219,6 +232,7 @@ async def repeated_id(stage: Conversation) -> Found:
     device = stage.devices[0]
     sent = next(one for one in stage.sent if one.user == device.user)
     first = (await device.acked(sent)).frame
+    await stage.spread()
     mark = len(device.seen)
     await device.send(sent.text, id=sent.id)
     second = await device.answer(
@@ -229,12 +243,7 @@ async def repeated_id(stage: Conversation) -> Found:
             f"{device.name} sent message {first.seq} again and expected the same acknowledgement, "
             f"but got {second.frame}"
         )
-    last = await stage.say(device, "after the repeated message")
-    if (number := (await device.acked(last)).frame.seq) != len(stage.sent):
-        raise CheckFailed(
-            f"the message after the repeated one expected number {len(stage.sent)}, but got "
-            f"{number}: the repeated one was stored again"
-        )
+    await _next_number(stage, device, "after a repeated message")
     for name, messages in (await stage.spread()).items():
         if (times := sum(message.id == sent.id for message in messages)) != 1:
             raise CheckFailed(f"{name} expected message {first.seq} once, but got it {times} times")
@@ -250,6 +259,7 @@ async def repeated_id(stage: Conversation) -> Found:
 async def typing(stage: Conversation) -> Found:
     """All others see it; the message after it has the next number."""
     typist, *others = stage.devices
+    await stage.spread()
     await typist.put(StartTyping())
     await asyncio.gather(
         *(
@@ -257,13 +267,7 @@ async def typing(stage: Conversation) -> Found:
             for device in others
         )
     )
-    last = await stage.say(typist, "after typing")
-    if (number := (await typist.acked(last)).frame.seq) != len(stage.sent):
-        raise CheckFailed(
-            f"the message after typing expected number {len(stage.sent)}, but got {number}: "
-            "something else was stored"
-        )
-    await typist.got(len(stage.sent))
+    await _next_number(stage, typist, "after typing")
     await typist.newest()
     if typist.of(Typing):
         raise CheckFailed(f"{typist.name} was told that {typist.of(Typing)[0].frame.user} types")
@@ -291,9 +295,6 @@ async def too_long(stage: Conversation) -> Found:
     if limit > LONGEST_TRIED:
         await device.newest()
         return Found(f"{limit + 1} characters refused")
-    taken = await stage.say(device, "y" * limit)
-    if (number := (await device.acked(taken)).frame.seq) != len(stage.sent):
-        raise CheckFailed(
-            f"the message after the refused one expected number {len(stage.sent)}, but got {number}"
-        )
+    await stage.spread()
+    await _next_number(stage, device, "y" * limit)
     return Found(f"{limit + 1} characters refused, {limit} taken")

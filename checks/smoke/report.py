@@ -12,6 +12,7 @@ Verdict = Literal["passed", "failed", "skipped"]
 
 _MARKS: Final = {"passed": "✓", "failed": "✗", "skipped": "-"}
 _COLOURS: Final = {"passed": "32", "failed": "31", "skipped": "33"}
+_XML_DECLARATION: Final = '<?xml version="1.0" encoding="UTF-8"?>'
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold, not even escaped (https://www.w3.org/TR/xml/#charsets)."""
 
@@ -138,19 +139,17 @@ class Report:
         if self.warnings:
             ElementTree.SubElement(suite, "system-err").text = _xml_text("\n".join(self.warnings))
         ElementTree.indent(root)
-        return ElementTree.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
+        return f"{_XML_DECLARATION}\n{ElementTree.tostring(root, encoding='unicode')}\n"
 
     def table(self, *, colour: bool = False) -> str:
         """Give a table for people: a mark, a title and a time for each check, then a summary."""
         width = max((len(result.title) for result in self.results), default=0)
         lines: list[str] = []
         for result in self.results:
-            mark = _paint(_MARKS[result.verdict], _COLOURS[result.verdict], colour)
-            time = "" if result.verdict == "skipped" else duration(result.seconds)
-            lines.append(f"{mark} {result.title:<{width}}  {time:>7}".rstrip())
+            lines.append(result_line(result, width=width, colour=colour))
             if result.verdict == "failed":
                 lines += [f"    {line}" for line in f"{result.name}: {result.detail}".splitlines()]
-            elif result.detail and result.verdict == "skipped":
+            elif result.verdict == "skipped":
                 lines.append(f"    skipped: {result.detail}")
             elif result.measured:
                 lines.append(f"    {result.detail}")
@@ -161,6 +160,13 @@ class Report:
             f"{duration(self.seconds)} ({self.users} users, {self.url}, workspace {self.workspace})"
         )
         return "\n".join(lines)
+
+
+def result_line(result: CheckResult, *, width: int = 0, colour: bool = False) -> str:
+    """Write one result as a line: a mark, the title padded to `width`, and the time."""
+    mark = _paint(_MARKS[result.verdict], _COLOURS[result.verdict], colour)
+    time = "" if result.verdict == "skipped" else duration(result.seconds)
+    return f"{mark} {result.title:<{width}}  {time:>7}".rstrip()
 
 
 def duration(seconds: float) -> str:

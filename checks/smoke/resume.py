@@ -81,9 +81,9 @@ async def resume(stage: Comeback) -> Found:
 
 
 async def _write(writer: Device) -> None:
-    sent = [await writer.send(f"meanwhile {number}") for number in range(1, MEANWHILE + 1)]
-    for one in sent:
-        await writer.acked(one)
+    """Write one message after the other, so that they spread over the whole reconnect."""
+    for number in range(1, MEANWHILE + 1):
+        await writer.say(f"meanwhile {number}")
 
 
 async def _starts_over(stage: Comeback, device: Device) -> None:

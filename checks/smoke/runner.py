@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from checks.smoke.admission import ADMISSION
 from checks.smoke.check import Check, CheckFailed, CheckSkipped, Found, Group
+from checks.smoke.client import CLIENT
 from checks.smoke.isolation import ISOLATION
 from checks.smoke.presence import PRESENCE
 from checks.smoke.record import CONVERSATION
@@ -33,6 +34,7 @@ GROUPS: Final[tuple[Group[Any], ...]] = (
     RESUME,
     PRESENCE,
     ISOLATION,
+    CLIENT,
     ADMISSION,
 )
 DEADLINE: Final = 60.0
@@ -69,9 +71,7 @@ async def run_smoke(
         ValueError: fewer than 2 users, or a node that is no base URL.
     """
     if users < MIN_USERS:
-        raise ValueError(
-            f"{users} users cannot talk to each other; at least {MIN_USERS} are needed"
-        )
+        raise ValueError(f"at least {MIN_USERS} users are needed to talk, not {users}")
     for node in nodes:
         check_base_url(node)
     begun = time.monotonic()
