@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from chatservice.store import StoreError
+from chatservice.store.migrate import release_schema
 from opskit.bytecode import compile_tree
 from opskit.checksums import checksums, differences
 from opskit.environment import Environment
@@ -125,7 +126,7 @@ def build(
     at = commit(source, *_inputs(environment, source))
     platform = environment.platform or this_platform()
     layer = layer_key(_lock(source).read_bytes(), environment.python, platform)
-    schema = release_schema(source)
+    schema = _schema(source)
     with staged(place) as directory:
         for path in source_files(source, PACKAGE):
             _write(directory / "code" / path, (source / path).read_bytes())
@@ -173,24 +174,13 @@ def verify(directory: Path) -> list[str]:
     return faults
 
 
-def release_schema(source: Path) -> Schema:
-    """Read from a source tree's migrations which schema it brings.
-
-    Raises:
-        Failure: there are none, or one does not say from which schema on it can be read.
-    """
-    directory = source / MIGRATIONS
-    numbered = {int(path.name[:3]): path for path in directory.glob("[0-9][0-9][0-9]_*.sql")}
-    if not numbered:
-        raise Failure(f"{directory} holds no migration, NNN_*.sql")
-    version = max(numbered)
-    text = numbered[version].read_text(encoding="utf-8")
-    if not (said := re.search(r"^-- readable-from: ([0-9]+)$", text, re.MULTILINE)):
-        raise Failure(
-            f"{numbered[version]} does not say which release schema can still read it",
-            hint="add a line `-- readable-from: N`",
-        )
-    return Schema(version, int(said[1]))
+def _schema(source: Path) -> Schema:
+    """Ask the store which schema the migrations of a source tree bring."""
+    try:
+        schema = release_schema(source / MIGRATIONS)
+    except StoreError as error:
+        raise Failure(str(error), hint="mend the migration, then deploy again") from None
+    return Schema(schema.version, schema.readable_from)
 
 
 def _lock(source: Path) -> Path:
