@@ -33,6 +33,7 @@ MAX_BYTES: Final = 65_536
 COMMAND_TIMEOUT: Final = 30.0
 GENERATED_BYTES: Final = 48
 FINGERPRINT_SALT: Final = "fingerprint-salt"
+"""The file among an environment's secrets that keys its fingerprints."""
 
 
 class Secret(bytes):
@@ -264,18 +265,7 @@ def create_private(path: Path, content: bytes) -> None:
 def fingerprint(value: bytes, salt: bytes) -> str:
     """Give 12 hexadecimal digits that tell one secret from another, and nothing else of it.
 
-    Keyed with a salt that never leaves `<root>/secrets`, so that who reads a record of
+    Keyed with random bytes that never leave `<root>/secrets`, so that who reads a record of
     deployments cannot even check a guess.
     """
     return hmac.new(salt, value, hashlib.sha256).hexdigest()[:12]
-
-
-def fingerprint_salt(secrets_dir: Path) -> bytes:
-    """Give the salt of a root's fingerprints, made once.
-
-    Raises:
-        ConfigError: it cannot be read or made.
-    """
-    path = secrets_dir / FINGERPRINT_SALT
-    ref = SecretRef(Source.GENERATE, "", str(path))
-    return resolve(ref, secrets_dir, generated=path)
