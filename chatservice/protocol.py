@@ -308,6 +308,8 @@ def _explain(payload: str, detail: str) -> FrameError:
         kind = _type_decoder.decode(payload).type
     except msgspec.DecodeError:
         return FrameError(ErrorCode.UNKNOWN_TYPE, 'the frame has no text field "type"')
+    except RecursionError:
+        return FrameError(ErrorCode.BAD_JSON, "the frame is not JSON")
     if kind not in _CLIENT_TYPES:
         known = ", ".join(sorted(_CLIENT_TYPES))
         return FrameError(ErrorCode.UNKNOWN_TYPE, f"unknown type; known are {known}")
@@ -326,5 +328,5 @@ def decode_server(payload: str | bytes) -> ServerFrame | None:
         if "$.type" in str(error):
             return None
         raise FrameError(ErrorCode.BAD_FRAME, str(error)) from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise FrameError(ErrorCode.BAD_JSON, "the frame is not JSON") from None
