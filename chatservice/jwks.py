@@ -270,7 +270,7 @@ class RemoteKeys:
         """Load now, or as soon as the cooldown allows, together with everybody who asks."""
         if self._on_demand is None or self._on_demand.done():
             self._on_demand = asyncio.create_task(self._renew(), name="jwks renewal")
-        await asyncio.shield(self._on_demand)
+        await asyncio.wait([self._on_demand])  # who gives up waiting does not end it for others
 
     async def _renew(self) -> None:
         await asyncio.sleep(self._next_on_demand - time.monotonic())
