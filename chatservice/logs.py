@@ -103,6 +103,11 @@ class LineWriter(logging.Handler):
         self._thread = threading.Thread(target=self._run, name="logs", daemon=True)
         self._thread.start()
 
+    @property
+    def lost(self) -> int:
+        """How many lines were lost since the last notice of it."""
+        return self._lost
+
     def createLock(self) -> None:
         """Need none: the queue takes lines from any thread."""
         self.lock = None
@@ -147,7 +152,9 @@ class LineWriter(logging.Handler):
                 if isinstance(item, threading.Event):
                     item.set()
             if None in batch:
-                return
+                break
+        if self._fd is not None:
+            os.close(self._fd)
 
     def _write(self, lines: list[str]) -> None:
         """Write lines, the number of those lost before them first."""
@@ -200,9 +207,12 @@ class LineWriter(logging.Handler):
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """Give the file descriptor below a stream, or None for one in memory."""
+    """Give a file descriptor for what a stream writes to, or None for one in memory.
+
+    One of our own: the number of the stream's would mean another file once the stream is closed.
+    """
     try:
-        return stream.fileno()
+        return os.dup(stream.fileno())
     except (OSError, ValueError, AttributeError):
         return None
 
