@@ -1,0 +1,461 @@
+"""The command line: parses, calls, shows. Nothing else.
+
+What a command needs is imported when it runs, so that `opskit --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from opskit.failure import Failure, Misuse
+from opskit.problems import ConfigError
+
+if TYPE_CHECKING:
+    from opskit.deploy.plan import Observer
+    from opskit.environment import Environment, Environments
+    from opskit.operations import OnCheck, Operation
+    from opskit.target import Target
+    from opskit.ui import Ui
+
+app = typer.Typer(
+    name="opskit",
+    help="Deploys, proves, watches and rolls back the chat service.",
+    epilog="Exit status: 0 done; 1 failed, and nothing changed or all was undone; 2 wrong usage or "
+    "configuration; 3 a person is needed (the command to run is shown).",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Env = Annotated[str, typer.Argument(metavar="ENV", help="An environment of environments.yaml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, with stable keys.")]
+_FILE = "environments.yaml"
+
+
+class Session:
+    """What the global options said, for the command that runs."""
+
+    def __init__(self) -> None:
+        self.file: Path | None = None
+
+    def environments(self) -> Environments:
+        """Read environments.yaml: the one given, or the nearest from here upward."""
+        from opskit.environment import load_environments
+
+        return load_environments(self.file or _nearest())
+
+    def environment(self, name: str) -> Environment:
+        """Give one environment."""
+        return self.environments().get(name)
+
+    def target(self, name: str) -> Target:
+        """Reach one environment's host."""
+        from opskit.target import connect
+
+        return connect(self.environment(name))
+
+    def ui(self, stream: Any = None) -> Ui:
+        """Give what speaks to a person."""
+        from opskit.terminal import Terminal
+        from opskit.ui import Ui, program
+
+        options = ["--environments", str(self.file)] if self.file else []
+        return Ui(Terminal(stream or sys.stdout), program(options))
+
+
+session = Session()
+
+
+def _nearest() -> Path:
+    here = Path.cwd()
+    for directory in (here, *here.parents):
+        if (directory / _FILE).is_file():
+            return directory / _FILE
+    return here / _FILE
+
+
+@app.callback()
+def _global(
+    environments: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"The environments (default: {_FILE}, here or in a directory above).",
+        ),
+    ] = None,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    session.file = environments
+
+
+# --- acts -------------------------------------------------------------------------------------
+
+
+@app.command()
+def deploy(
+    env: Env,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Show what would be done; do nothing.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Build a release and let it serve; what fails is undone."""
+    from opskit import operations
+
+    target = session.target(env)
+    ui = session.ui()
+    if plan:
+        act, planned = operations.planning(target)
+        if as_json:
+            from opskit.reports import plan_report
+
+            _print(plan_report(act, planned))
+        else:
+            ui.heading("Deploying (plan only)", target.environment)
+            ui.plan(act, planned)
+        return
+
+    def prepare(observe: Observer, on_check: OnCheck | None) -> Operation:
+        return operations.deploy(target, observe=observe, on_check=on_check, layers=_layers())
+
+    _carry_out(ui, prepare, "Deploying", target.environment, as_json)
+
+
+@app.command()
+def rollback(
+    version: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[VERSION]", help="v12 or 12 (default: the last good one before this)."
+        ),
+    ] = None,
+    env: Annotated[str, typer.Option(metavar="ENV", help="Where.")] = "prod",
+    no_smoke: Annotated[
+        bool, typer.Option("--no-smoke", help="Skip the smoke test: let it serve, come what may.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let an earlier release serve again."""
+    from opskit import operations
+    from opskit.layout import BadVersion, release_number
+
+    try:
+        wanted = release_number(version) if version is not None else None
+    except BadVersion as error:
+        raise Misuse(str(error)) from None
+    target = session.target(env)
+
+    def prepare(observe: Observer, on_check: OnCheck | None) -> Operation:
+        return operations.rollback(
+            target, wanted, observe=observe, on_check=on_check, smoke=not no_smoke
+        )
+
+    _carry_out(session.ui(), prepare, "Rolling back", target.environment, as_json)
+
+
+@app.command()
+def stop(env: Env, as_json: Json = False) -> None:
+    """Stop the service; the data stays."""
+    from opskit import operations
+
+    target = session.target(env)
+
+    def prepare(observe: Observer, on_check: OnCheck | None) -> Operation:
+        return operations.stop(target, observe=observe)
+
+    _carry_out(session.ui(), prepare, "Stopping", target.environment, as_json)
+
+
+def _carry_out(
+    ui: Ui,
+    prepare: Callable[[Observer, OnCheck | None], Operation],
+    verb: str,
+    environment: Environment,
+    as_json: bool,
+) -> None:
+    """Run an act, and show how it goes and how it went; a signal undoes it."""
+    from opskit.progress import Progress
+    from opskit.reports import Steps, act_report
+
+    _undo_on_signals()
+    steps = Steps()
+    if as_json:
+        operation = prepare(steps, None)
+    else:
+        ui.heading(verb, environment)
+        progress = Progress(ui.terminal)
+        operation = prepare(progress, progress.check)
+    try:
+        operation.run()
+    except Failure as failure:
+        if as_json:
+            _print(act_report(operation.act, steps, failure))
+            raise typer.Exit(failure.status) from None
+        if operation.act.report is not None and not operation.act.report.ok:
+            ui.smoke(operation.act.report)
+        raise
+    if as_json:
+        _print(act_report(operation.act, steps, None))
+    elif verb == "Stopping":
+        ui.stopped(operation.act)
+    else:
+        ui.deployed(operation.act)
+
+
+def _undo_on_signals() -> None:
+    """Take a termination or a lost terminal for Ctrl-C, which undoes what was begun."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+
+
+def _layers() -> Path:
+    """Give the directory on this machine where built layers are kept."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "opskit" / "layers"
+
+
+# --- looking ----------------------------------------------------------------------------------
+
+
+@app.command()
+def status(env: Env, as_json: Json = False) -> None:
+    """Show how it is; exit status 1 when it does not serve."""
+    from opskit.status import look
+
+    seen = look(session.target(env))
+    if as_json:
+        _print(seen.to_json())
+    else:
+        session.ui().status(seen)
+    if not seen.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def deployments(
+    env: Env,
+    limit: Annotated[int, typer.Option(min=1, help="How many to show, newest first.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Show who deployed or rolled back what, when, and with which result."""
+    target = session.target(env)
+    record, facts = target.record(), target.survey()
+    if as_json:
+        from opskit.reports import deployments_report
+
+        _print(deployments_report(env, record, facts.current, limit))
+    else:
+        session.ui().deployments(record, facts.current, limit)
+
+
+@app.command()
+def check(env: Env, as_json: Json = False) -> None:
+    """Show whether a deploy could work here; changes nothing."""
+    from opskit.preflight import examine
+
+    verdicts = examine(session.target(env))
+    if as_json:
+        from opskit.reports import check_report
+
+        _print(check_report(env, verdicts))
+    else:
+        session.ui().verdicts(verdicts)
+    if not all(one.ok for one in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
+def smoke(
+    env: Env,
+    users: Annotated[int | None, typer.Option(min=2, help="How many simulated users.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there too.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove as several users that the service works."""
+    from opskit.progress import Progress
+    from opskit.smoke import smoke_now
+
+    target, ui = session.target(env), session.ui()
+    if as_json:
+        report = smoke_now(target, users=users)
+    else:
+        with Progress(ui.terminal).watching("smoke") as on_check:
+            report = smoke_now(target, users=users, on_result=on_check)
+    if junit is not None:
+        try:
+            junit.write_text(report.to_junit(), encoding="utf-8")
+        except OSError as error:
+            raise Misuse(f"{junit}: cannot be written: {error.strerror}") from None
+    if as_json:
+        _print({"environment": env, **report.to_dict()})
+    else:
+        ui.smoke(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def tail(
+    env: Env,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", metavar="pretty|json", help="Default: pretty on a terminal."),
+    ] = None,
+    search: Annotated[str, typer.Option(metavar="TEXT", help="Only lines that hold it.")] = "",
+    level: Annotated[
+        str, typer.Option(metavar="LEVEL", help="Only this level and worse: info, warning, error.")
+    ] = "",
+    workspace: Annotated[str, typer.Option(metavar="ID", help="Only about this workspace.")] = "",
+    since: Annotated[
+        str, typer.Option(metavar="WHEN", help="Only from then on: 15m (ago), or a date and time.")
+    ] = "",
+    lines: Annotated[int, typer.Option(min=0, help="How many of the last lines first.")] = 20,
+    follow: Annotated[bool, typer.Option(help="Wait for more.")] = True,
+) -> None:
+    """Show the log, and what is added to it."""
+    from opskit.log import show
+
+    show(
+        session.target(env),
+        form=form,
+        search=search,
+        level=level,
+        workspace=workspace,
+        since=since,
+        lines=lines,
+        follow=follow,
+        ui=session.ui(),
+    )
+
+
+# --- other ------------------------------------------------------------------------------------
+
+
+@app.command()
+def render(
+    env: Env,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Write the files there.")] = None,
+    diff: Annotated[bool, typer.Option("--diff", help="Compare with what is live.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the configuration that a deploy would bring."""
+    from opskit.render import render as rendered
+    from opskit.rendering import differences, write
+
+    if diff:
+        found = differences(session.target(env))
+        if as_json:
+            _print({"environment": env, "differs": bool(found), "diff": found})
+        else:
+            session.ui().diff(found)
+        return
+    files = rendered(session.environment(env))
+    if out is not None:
+        written = [str(path) for path in write(files, out)]
+        if as_json:
+            _print({"environment": env, "written": written})
+        else:
+            for path in written:
+                typer.echo(path)
+    elif as_json:
+        _print({"environment": env, "files": files})
+    else:
+        session.ui().files(files)
+
+
+@app.command()
+def token(
+    env: Env,
+    workspace: Annotated[
+        list[str], typer.Option(metavar="ID", help="Where it lets in; may be given again.")
+    ],
+    user: Annotated[str, typer.Option(metavar="ID", help="For whom.")],
+    name: Annotated[str, typer.Option(help="As whom others see them.")] = "",
+    ttl: Annotated[
+        str, typer.Option(metavar="TIME", help="How long it is valid: 90s, 15m, 2h.")
+    ] = "1h",
+    as_json: Json = False,
+) -> None:
+    """Print a token to connect with."""
+    from opskit.tokens import issue
+
+    issued = issue(session.environment(env), workspaces=workspace, user=user, name=name, ttl=ttl)
+    if as_json:
+        _print(issued.to_json())
+        return
+    typer.echo(issued.token)
+    if sys.stdout.isatty():
+        session.ui(sys.stderr).connect_with(issued)
+
+
+def _print(report: Any) -> None:
+    typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+
+
+# --- the program ------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one command and end with its exit status."""
+    arguments = hoist(sys.argv[1:] if argv is None else argv)
+    try:
+        app(arguments, prog_name="opskit")
+    except (Failure, ConfigError) as error:
+        _explain(error, arguments)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        sys.exit(1)
+    except OSError as error:
+        if "--debug" in arguments:
+            raise
+        _explain(Failure(f"{error.filename or 'system'}: {error.strerror}"), arguments)
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _explain(error: Failure | ConfigError, arguments: Sequence[str]) -> None:
+    """Say what went wrong: as JSON where that was asked for, else on standard error."""
+    if "--debug" in arguments:
+        import traceback
+
+        traceback.print_exception(error)
+    if "--json" in arguments:
+        from opskit.reports import error_report
+
+        _print(error_report(error))
+    else:
+        session.ui(sys.stderr).error(error)
+
+
+def hoist(arguments: Sequence[str]) -> list[str]:
+    """Let the global options stand anywhere: move them to the front."""
+    first: list[str] = []
+    rest: list[str] = []
+    waiting = iter(arguments)
+    for one in waiting:
+        if one == "--":
+            rest += [one, *waiting]
+        elif one == "--debug" or one.startswith("--environments="):
+            first.append(one)
+        elif one == "--environments":
+            first += [one, *([value] if (value := next(waiting, None)) is not None else [])]
+        else:
+            rest.append(one)
+    return first + rest

@@ -1,0 +1,64 @@
+"""Every command that opskit runs on a host, as data: pure functions that return a `Command`.
+
+Promises: nothing here does I/O or knows where a command runs, so that the plan, the tests and
+a host see the same value; a secret is never part of an argv, only of `stdin` with `secret` set.
+
+What a host needs is what Debian 12 installs anyway (sh, coreutils, flock and setsid of
+util-linux, tar) and the Python that runs the service. Programs longer than a few lines are
+files of their own, in `host/`.
+
+Imports nothing of opskit but `layout`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command for a host.
+
+    Attributes:
+        argv: the program and its arguments; never a shell line, never a secret.
+        description: what it does, for the plan and for errors; starts with a verb, lower case.
+        name: short, stable; answers of a recording executor are looked up by it.
+        changes: whether anything on the host is different afterwards.
+        stdin: what it reads.
+        secret: `stdin` is a secret: it is never shown, and neither is the command's output.
+        timeout: seconds after which it is killed.
+    """
+
+    argv: tuple[str, ...]
+    description: str
+    name: str
+    changes: bool = True
+    stdin: bytes = field(default=b"", repr=False)
+    secret: bool = False
+    timeout: float = 30.0
+
+
+def quote(argv: Sequence[str]) -> str:
+    """Give the line that a POSIX shell splits into exactly `argv`. The only quoting there is."""
+    return shlex.join(argv)
+
+
+def script(text: str, *arguments: str) -> tuple[str, ...]:
+    """Give the argv that runs a small shell script; its arguments are `$1`, `$2` ... in it."""
+    return ("sh", "-c", text.strip("\n"), "opskit", *arguments)
+
+
+def shown(command: Command) -> str:
+    """Give a command as the plan shows it: quoted, one line, programs by their name only."""
+    argv = list(command.argv)
+    if argv[:2] == ["sh", "-c"] and "\n" in argv[2]:
+        argv[2] = f"<{command.name}.sh>"
+    elif argv[1:3] == ["-I", "-"]:
+        argv[2] = f"<{command.name}.py>"
+    line = quote(argv).replace(f"'<{command.name}.sh>'", f"<{command.name}.sh>")
+    line = line.replace(f"'<{command.name}.py>'", f"<{command.name}.py>")
+    if command.secret:
+        return f"{line} < (secret)"
+    return line

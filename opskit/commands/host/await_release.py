@@ -1,0 +1,93 @@
+"""Wait until a release serves, or its process has ended; print how that went as JSON.
+
+Runs on the host, as `python3 -I - RELEASE_DIRECTORY PID SECONDS` (a PID of 0: any process);
+changes nothing. Where to ask stands in the release's own settings. It prints `{"state": ...,
+"seconds": ..., "reason": ..., "pid": ...}`; the state is one of
+
+    serving   it answers and is ready
+    unready   it answers and is not ready
+    silent    another release answers, or nobody does
+    exited    its process ended
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+import time
+import tomllib
+
+POLL = 0.03
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
+
+
+def get(host: str, port: int, path: str) -> tuple[int, str] | None:
+    """Give status and body of a GET request; None when nothing answers in time."""
+    connection = http.client.HTTPConnection(host, port, timeout=3)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read(65536).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def alive(pid: int) -> bool:
+    """Say whether a process runs; a zombie does not."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def address(directory: str) -> tuple[str, int]:
+    """Give host and port of a release, as its settings have them."""
+    with open(os.path.join(directory, "config", "settings.toml"), "rb") as file:
+        service = tomllib.load(file)["service"]
+    return LOOPBACK.get(service["host"], service["host"]), int(service["port"])
+
+
+def look(host: str, port: int, release: str, pid: int) -> tuple[str, str, int]:
+    """Give the state, why it is so, and the serving pid (or 0)."""
+    answer = get(host, port, "/version")
+    if answer is None:
+        return "silent", "nothing answers on /version", 0
+    try:
+        version = json.loads(answer[1])
+        serves, served_by = str(version.get("release")), int(version["pid"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "silent", f"HTTP {answer[0]} on /version, which is not the chat service", 0
+    if serves != release or (pid and served_by != pid):
+        return "silent", f"{serves} (pid {served_by}) still serves", served_by
+    ready = get(host, port, "/readyz")
+    if ready is None:
+        return "unready", "nothing answers on /readyz", served_by
+    if ready[0] != 200:
+        return "unready", f"HTTP {ready[0]}: {ready[1].strip()[:200]}", served_by
+    return "serving", "", served_by
+
+
+def main(directory: str, pid: int, seconds: float) -> None:
+    """Poll, and print."""
+    host, port = address(directory)
+    release = os.path.basename(directory)
+    started = time.monotonic()
+    while True:
+        running = alive(pid) if pid else True
+        state, reason, served_by = look(host, port, release, pid)
+        if state == "silent" and not running:
+            state = "exited"
+        elapsed = time.monotonic() - started
+        if state in ("serving", "exited") or elapsed > seconds:
+            break
+        time.sleep(POLL)
+    json.dump({"state": state, "seconds": elapsed, "reason": reason, "pid": served_by}, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,252 @@
+"""Look at one environment on this host and print what is there, as one JSON object.
+
+Runs on the host with any Python from 3.11 on, as `python3 -I - ROOT HOST PORT ADMIN_PORT`; changes
+nothing. opskit/facts.py reads what it prints.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import platform
+import re
+import shutil
+import socket
+import sys
+import tomllib
+from collections.abc import Iterable
+from typing import Any
+
+Address = tuple[str, int, int]
+"""Host, port and admin port."""
+LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
+TOOLS = ("flock", "nohup", "setsid", "sha256sum", "sync", "tar", "tail")
+
+
+def text(path: str) -> str | None:
+    """Give a file's text; None when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def names(directory: str) -> list[str]:
+    """Give the names in a directory; none where there is no such directory."""
+    try:
+        return sorted(os.listdir(directory))
+    except OSError:
+        return []
+
+
+def releases(root: str) -> dict[str, Any]:
+    """Give the manifest of every installed release; None for one that cannot be read."""
+    found = {}
+    for name in names(os.path.join(root, "releases")):
+        if re.fullmatch(r"v[1-9][0-9]*", name):
+            try:
+                manifest = json.loads(text(f"{root}/releases/{name}/manifest.json") or "")
+            except ValueError:
+                manifest = None
+            if isinstance(manifest, dict):
+                manifest.pop("files", None)
+            found[name] = manifest
+    return found
+
+
+def addresses(root: str, names_of_releases: Iterable[str], default: Address) -> list[Address]:
+    """Give the distinct (host, port, admin port) of the releases' settings; the default first."""
+    found = [default]
+    for name in names_of_releases:
+        address = address_of(f"{root}/releases/{name}/config/settings.toml")
+        if address and address not in found:
+            found.append(address)
+    return found
+
+
+def address_of(path: str) -> Address | None:
+    """Give (host, port, admin port) of a settings file; None when it cannot be read."""
+    try:
+        service = tomllib.loads(text(path) or "")["service"]
+        host = LOOPBACK.get(service["host"], service["host"])
+        return host, int(service["port"]), int(service["admin_port"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def incoming(root: str) -> list[str]:
+    """Give what a broken-off upload left, relative to the root."""
+    found = []
+    for directory in ("releases", "layers"):
+        for name in names(os.path.join(root, directory)):
+            if name.startswith(".incoming-"):
+                found.append(f"{directory}/{name}")
+    return found
+
+
+def command_line(pid: str) -> list[str]:
+    """Give a process's arguments; none when it is gone, a kernel thread or a zombie."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return [part.decode("utf-8", "replace") for part in file.read().split(b"\0")[:-1]]
+    except OSError:
+        return []
+
+
+def processes(root: str) -> list[Any]:
+    """Give the processes that serve a release of this root, oldest first."""
+    found = []
+    pattern = re.compile(re.escape(os.path.join(root, "releases")) + r"/(v[1-9][0-9]*)/run\.py")
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        argv = command_line(name)
+        for index, part in enumerate(argv[:-1]):
+            match = pattern.fullmatch(part)
+            if match and argv[index + 1] == "serve":
+                started = start_time(name)
+                if started is not None:
+                    found.append({"pid": int(name), "release": match.group(1), "started": started})
+    return sorted(found, key=lambda process: (process["started"], process["pid"]))
+
+
+def start_time(pid: str) -> float | None:
+    """Give when a process started, in seconds since the Unix epoch; None when it is gone."""
+    stat, boot = text(f"/proc/{pid}/stat"), text("/proc/stat")
+    if not stat or not boot:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    if fields[0] in "ZX":
+        return None
+    booted = re.search(r"^btime (\d+)", boot, re.MULTILINE)
+    return (int(booted.group(1)) if booted else 0) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def get(host: str, port: int, path: str) -> dict[str, Any] | None:
+    """Give status and body of a GET request; None when nothing answers in time."""
+    connection = http.client.HTTPConnection(host, port, timeout=3)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return {"status": response.status, "body": response.read(65536).decode("utf-8", "replace")}
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+def listeners(ports: set[int]) -> dict[str, Any]:
+    """Give who listens on these TCP ports; pid and command are None when that is not visible."""
+    inodes: dict[str, int] = {}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in (text(table) or "").splitlines()[1:]:
+            fields = line.split()
+            port = int(fields[1].rpartition(":")[2], 16)
+            if fields[3] == "0A" and port in ports:
+                inodes.setdefault(fields[9], port)
+    found: dict[str, Any] = {str(port): {"pid": None, "command": None} for port in inodes.values()}
+    for name in os.listdir("/proc") if inodes else []:
+        if not name.isdigit():
+            continue
+        for descriptor in names(f"/proc/{name}/fd"):
+            try:
+                target = os.readlink(f"/proc/{name}/fd/{descriptor}")
+            except OSError:
+                continue
+            if target.startswith("socket:[") and target[8:-1] in inodes:
+                port = inodes[target[8:-1]]
+                found[str(port)] = {"pid": int(name), "command": " ".join(command_line(name))}
+    return found
+
+
+def bindable(host: str, port: int) -> str | None:
+    """Say why nothing could listen there; None when something could, now or after a take-over."""
+    try:
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        return f"{host}: {error.strerror}"
+    family, kind, _, _, address = infos[0]
+    with socket.socket(family, kind) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            return error.strerror
+    return None
+
+
+def existing(path: str) -> str:
+    """Give the nearest directory that exists, from `path` upward."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def link(path: str) -> str | None:
+    """Give what a symbolic link points at; None where there is none."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def answers(places: Iterable[Address]) -> list[Any]:
+    """Give what answers at each public address, and whether it is ready."""
+    found = []
+    for host, port, admin_port in places:
+        version = get(host, port, "/version")
+        if version is not None:
+            ready, metrics = get(host, port, "/readyz"), get("127.0.0.1", admin_port, "/metrics")
+            found.append(
+                {
+                    "host": host,
+                    "port": port,
+                    "version": version,
+                    "ready": ready,
+                    "metrics": metrics["status"] if metrics else None,
+                }
+            )
+    return found
+
+
+def main(root: str, host: str, port: str, admin_port: str) -> None:
+    """Look, and print."""
+    nearest = existing(root)
+    usage = os.statvfs(nearest)
+    installed = releases(root)
+    wanted = (host, int(port), int(admin_port))
+    json.dump(
+        {
+            "python": platform.python_version(),
+            "machine": platform.machine(),
+            "user": os.getuid(),
+            "tools": {tool: shutil.which(tool) is not None for tool in TOOLS},
+            "writable": os.access(nearest, os.W_OK | os.X_OK),
+            "owner": os.stat(nearest).st_uid,
+            "free_bytes": usage.f_bavail * usage.f_frsize,
+            "free_files": usage.f_favail,
+            "current": link(os.path.join(root, "current")),
+            "releases": installed,
+            "incoming": incoming(root),
+            "layers": [name for name in names(f"{root}/layers") if not name.startswith(".")],
+            "secrets": names(f"{root}/secrets"),
+            "in_progress": text(os.path.join(root, "in-progress.json")),
+            "lock": text(os.path.join(root, "lock")),
+            "uptime": (text("/proc/uptime") or "0").split()[0],
+            "boot": (text("/proc/sys/kernel/random/boot_id") or "").strip(),
+            "processes": processes(root),
+            "answers": answers(addresses(root, installed, wanted)),
+            "listeners": listeners(set(wanted[1:])),
+            "bindable": {
+                str(number): bindable(address, number)
+                for address, number in ((host, wanted[1]), ("127.0.0.1", wanted[2]))
+            },
+        },
+        sys.stdout,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

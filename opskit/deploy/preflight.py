@@ -1,0 +1,139 @@
+"""What must be true of a host before anything is changed there.
+
+Each check is a small pure function of what was seen; `opskit check` shows all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from opskit.deploy.act import Act
+from opskit.deploy.step import Step
+from opskit.environment import Environment
+from opskit.facts import Facts
+from opskit.failure import Failure
+from opskit.layout import release_name
+
+FREE_BYTES = 512 * 1024 * 1024
+"""Room for a layer (60 MB), a few releases and the growth of the store while one deploys."""
+FREE_FILES = 20_000
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one check found. `hint`: what to do about it; empty when it is fine."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+Check = Callable[[Environment, Facts], Verdict]
+
+
+def python(environment: Environment, facts: Facts) -> Verdict:
+    """The host runs the Python that the layer is built for."""
+    wanted = environment.python
+    ok = ".".join(facts.python.split(".")[:2]) == wanted
+    hint = "" if ok else f"install Python {wanted} there, or change `python` in environments.yaml"
+    return Verdict("python", ok, f"Python {facts.python}, {facts.machine}", hint)
+
+
+def tools(environment: Environment, facts: Facts) -> Verdict:
+    """Every program that opskit runs there is installed."""
+    missing = [name for name, there in sorted(facts.tools.items()) if not there]
+    if not missing:
+        return Verdict("tools", True, ", ".join(sorted(facts.tools)))
+    hint = "install util-linux, coreutils and tar"
+    return Verdict("tools", False, "not installed: " + ", ".join(missing), hint)
+
+
+def room(environment: Environment, facts: Facts) -> Verdict:
+    """The file system of the root has room for a release and its layer."""
+    free = f"{facts.free_bytes / 1e9:.1f} GB free"
+    if facts.free_bytes < FREE_BYTES:
+        hint = f"make room: at least {FREE_BYTES / 1e9:.1f} GB are needed"
+        return Verdict("disk", False, f"only {free} at {environment.root}", hint)
+    if 0 < facts.free_files < FREE_FILES:
+        hint = f"remove files: at least {FREE_FILES} must be possible"
+        return Verdict("disk", False, f"only {facts.free_files} more files are possible", hint)
+    return Verdict("disk", True, free)
+
+
+def permission(environment: Environment, facts: Facts) -> Verdict:
+    """The root belongs to who deploys, and can be written."""
+    root = environment.root
+    if not facts.writable:
+        hint = "run opskit as its owner, or choose another root"
+        return Verdict("root", False, f"{root} cannot be written by user {facts.user}", hint)
+    return Verdict("root", True, str(root))
+
+
+def public_port(environment: Environment, facts: Facts) -> Verdict:
+    """The public port is free, or ours."""
+    bound = environment.settings.service
+    return _port(environment, facts, "port", bound.host, bound.port)
+
+
+def admin_port(environment: Environment, facts: Facts) -> Verdict:
+    """The port of the metrics is free, or ours."""
+    bound = environment.settings.service
+    return _port(environment, facts, "admin_port", bound.admin_host, bound.admin_port)
+
+
+def _port(environment: Environment, facts: Facts, key: str, host: str, port: int) -> Verdict:
+    name = key.replace("_", " ")
+    address = f"{host}:{port}"
+    listener = facts.listener(port)
+    ours = {one.pid: one.release for one in facts.processes}
+    if listener is None:
+        why = facts.bindable.get(port, "")
+        hint = f"change chat.service.{key} at {environment.where('chat', 'service', key)}"
+        if why and not facts.processes:
+            return Verdict(name, False, f"nothing can listen on {address}: {why}", hint)
+        return Verdict(name, True, f"{address} is free")
+    if listener.pid in ours:
+        return Verdict(name, True, f"{address} is {release_name(ours[listener.pid])}'s")
+    who = (
+        f"pid {listener.pid} ({listener.command[:120]})"
+        if listener.pid
+        else "another user's process"
+    )
+    hint = (
+        f"stop it (kill {listener.pid}), " if listener.pid else "stop it, "
+    ) + f"or choose another chat.service.{key} at {environment.where('chat', 'service', key)}"
+    return Verdict(name, False, f"{address} is in use by {who}", hint)
+
+
+CHECKS: tuple[Check, ...] = (python, tools, permission, room, public_port, admin_port)
+
+
+def verdicts(environment: Environment, facts: Facts) -> list[Verdict]:
+    """Run every check."""
+    return [check(environment, facts) for check in CHECKS]
+
+
+class Preflight(Step):
+    """Looks before anything is changed."""
+
+    name = "preflight"
+
+    def describe(self, act: Act) -> str:
+        """Say what the step does."""
+        return f"see that {act.target.executor.host} can run the release; change nothing"
+
+    def apply(self, act: Act) -> str:
+        """Look, and refuse what cannot work."""
+        facts = act.look()
+        bad = [one for one in verdicts(act.target.environment, facts) if not one.ok]
+        if bad:
+            host = act.target.executor.host
+            raise Failure(
+                f"{host}: " + "; ".join(one.detail for one in bad),
+                hint="; ".join(one.hint for one in bad),
+            )
+        serving = facts.serving
+        now = f"{release_name(serving.release)} serves" if serving else "nothing serves yet"
+        return f"{now}, {facts.free_bytes / 1e9:.0f} GB free"

@@ -1,0 +1,51 @@
+"""`opskit check`: whether a deploy could work, without one. Changes nothing."""
+
+from __future__ import annotations
+
+from opskit.deploy.preflight import Verdict, verdicts
+from opskit.facts import Facts
+from opskit.failure import Failure
+from opskit.layout import release_name
+from opskit.problems import ConfigError
+from opskit.secrets import Source, resolve
+from opskit.target import Target
+
+
+def examine(target: Target) -> list[Verdict]:
+    """Give every verdict on an environment and its host."""
+    facts = target.survey()
+    found = verdicts(target.environment, facts)
+    found += _secrets(target)
+    found.append(_store(target, facts))
+    return found
+
+
+def _secrets(target: Target) -> list[Verdict]:
+    """See that each secret can be had; one that a deploy would generate is fine."""
+    found = []
+    environment = target.environment
+    for name, ref in environment.secrets.items():
+        if ref.source is Source.GENERATE:
+            found.append(Verdict(name, True, "made once, kept on this machine"))
+            continue
+        try:
+            resolve(ref, environment.base_dir)
+        except ConfigError as error:
+            problem = error.problems[0]
+            found.append(Verdict(name, False, problem.why, f"look at {problem.where}"))
+        else:
+            found.append(Verdict(name, True, f"{ref} can be read"))
+    return found
+
+
+def _store(target: Target, facts: Facts) -> Verdict:
+    """Ask the current release whether its settings and its database are fine."""
+    if facts.current is None or facts.current not in facts.releases:
+        return Verdict("store", True, "nothing is deployed yet")
+    name = release_name(facts.current)
+    try:
+        target.ask(facts.current, "check")
+    except Failure as failure:
+        hint = f"opskit tail {target.environment.name} --level warning"
+        return Verdict("store", False, str(failure), hint)
+    return Verdict("store", True, f"{name} can read its settings, secrets and database")

@@ -1,0 +1,90 @@
+"""The steps of an act, shown as they happen."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Final
+
+from opskit.deploy.plan import Event, Kind
+from opskit.terminal import Terminal
+
+if TYPE_CHECKING:
+    from checks.smoke import CheckResult
+
+    OnCheck = Callable[[CheckResult], None]
+
+STEP_WIDTH: Final = 10
+
+
+class Progress:
+    """Shows the steps of an act as they happen; on a terminal with a running clock."""
+
+    def __init__(self, terminal: Terminal) -> None:
+        self._terminal = terminal
+        self._live: AbstractContextManager[None] | None = None
+        self._step = ""
+        self._undoing = False
+        self._lock = threading.RLock()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        with self._lock:
+            match event.kind:
+                case Kind.STARTED:
+                    self._begin(event.step, event.step)
+                case Kind.UNDOING:
+                    self._first_undo()
+                    self._begin(event.step, f"{event.step:<{STEP_WIDTH}} putting back")
+                case Kind.NOTE:
+                    self._terminal.line(f"    {self._terminal.paint('dim', event.text)}")
+                case Kind.SKIPPED:
+                    if event.step in ("switch", "smoke"):
+                        self._line("skipped", event)
+                case Kind.DONE:
+                    self._line("done", event)
+                case Kind.FAILED | Kind.STUCK:
+                    self._line("failed", event)
+                case Kind.UNDONE:
+                    self._line("undone", event) if event.text else self._end()
+
+    def check(self, result: CheckResult) -> None:
+        """Show which smoke check has just ended."""
+        with self._lock:
+            if self._live is not None:
+                self._begin("smoke", f"{'smoke':<{STEP_WIDTH}} {result.title}")
+
+    @contextmanager
+    def watching(self, step: str) -> Iterator[OnCheck]:
+        """Show the smoke checks of a run that is no step of an act."""
+        self._begin(step, step)
+        try:
+            yield self.check
+        finally:
+            self._end()
+
+    def _begin(self, step: str, text: str) -> None:
+        self._end()
+        self._step = step
+        self._live = self._terminal.live(text)
+        self._live.__enter__()
+
+    def _end(self) -> None:
+        if self._live is not None:
+            self._live.__exit__(None, None, None)
+            self._live = None
+
+    def _line(self, mark: str, event: Event) -> None:
+        self._end()
+        took = f"{event.seconds:.2f} s" if event.seconds >= 0.005 else ""
+        first = event.text.splitlines()[0] if event.text else ""
+        text = f"{event.step:<{STEP_WIDTH}} {first}".rstrip()
+        took = self._terminal.paint("dim", took)
+        self._terminal.line(f"  {self._terminal.mark(mark)} {text}  {took}".rstrip())
+
+    def _first_undo(self) -> None:
+        if not self._undoing:
+            self._end()
+            self._terminal.line("  undoing")
+            self._undoing = True

@@ -1,0 +1,36 @@
+"""`opskit render`: files written, or compared with what is live."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from opskit.failure import Failure
+from opskit.render import diff, render
+from opskit.status import live_configuration
+from opskit.target import Target
+
+
+def differences(target: Target) -> str:
+    """Give the diff from what is live to what would be rendered."""
+    current = target.survey().current
+    live = live_configuration(target, current) if current is not None else {}
+    return diff(live, render(target.environment))
+
+
+def write(files: Mapping[str, str], directory: Path) -> list[Path]:
+    """Write rendered files below a directory, and give their paths.
+
+    Raises:
+        Failure: one could not be written.
+    """
+    written = []
+    for name, text in sorted(files.items()):
+        path = directory / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise Failure(f"{path}: cannot be written: {error.strerror}") from None
+        written.append(path)
+    return written

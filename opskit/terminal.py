@@ -1,0 +1,132 @@
+"""A terminal, or what stands in for one: colour, marks, one live line, tables.
+
+Colour and the live line are for terminals only; NO_COLOR (https://no-color.org) and TERM=dumb are
+honoured. Nothing here knows what opskit does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final, TextIO
+
+STYLES: Final = {
+    "bold": "1",
+    "dim": "2",
+    "red": "31",
+    "green": "32",
+    "yellow": "33",
+    "cyan": "36",
+}
+_MARKS: Final = {
+    "done": ("✓", "ok", "green"),
+    "failed": ("✗", "FAILED", "red"),
+    "skipped": ("-", "-", "dim"),
+    "undone": ("↩", "undone", "yellow"),
+    "warning": ("!", "!", "yellow"),
+    "current": ("▸", ">", "cyan"),
+}
+_SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_PERIOD: Final = 0.1
+
+
+class Terminal:
+    """Writes for a person to one stream."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.tty = stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.colour = self.tty and not os.environ.get("NO_COLOR")
+        encoding = (getattr(stream, "encoding", "") or "").lower().replace("-", "")
+        self.unicode = encoding.startswith("utf")
+        self._lock = threading.Lock()
+        self._live = ""
+
+    @property
+    def width(self) -> int:
+        """The columns of the terminal; 100 where there is none."""
+        return shutil.get_terminal_size((100, 24)).columns if self.tty else 100
+
+    def paint(self, style: str, text: str) -> str:
+        """Give a text in a style, where there is colour."""
+        return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if self.colour and text else text
+
+    def mark(self, name: str) -> str:
+        """Give a mark: a sign on whatever can show it, else a word."""
+        sign, word, style = _MARKS[name]
+        return self.paint(style, sign if self.unicode else word)
+
+    def line(self, text: str = "") -> None:
+        """Write one line; a live line stays below it."""
+        with self._lock:
+            self._clear()
+            self._write(text + "\n")
+            if self._live:
+                self._write(self._live)
+
+    @contextlib.contextmanager
+    def live(self, text: str) -> Iterator[None]:
+        """Show a text with a running clock meanwhile; nothing is left of it. Terminals only."""
+        if not self.tty:
+            yield
+            return
+        ended = threading.Event()
+        thread = threading.Thread(target=self._run, args=(text, ended), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _run(self, text: str, ended: threading.Event) -> None:
+        started = time.monotonic()
+        turn = 0
+        while not ended.wait(_PERIOD):
+            spinner = _SPINNER[turn % len(_SPINNER)] if self.unicode else "|/-\\"[turn % 4]
+            shown = f"  {spinner} {text}  {time.monotonic() - started:.1f} s"
+            with self._lock:
+                self._clear()
+                self._live = self.paint("dim", shown[: self.width - 1])
+                self._write(self._live)
+            turn += 1
+        with self._lock:
+            self._clear()
+            self._live = ""
+
+    def _clear(self) -> None:
+        if self._live:
+            self._write("\r\x1b[2K")
+
+    def _write(self, text: str) -> None:
+        self.stream.write(text)
+        self.stream.flush()
+
+    def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Write a table; the last column may be as long as it likes."""
+        widths = [
+            max(len(visible(row[index])) for row in (head, *rows)) for index in range(len(head))
+        ]
+        for number, row in enumerate((head, *rows)):
+            cells = [
+                cell + " " * (width - len(visible(cell)))
+                for cell, width in zip(row, widths, strict=True)
+            ]
+            text = "  ".join(cells).rstrip()
+            self.line("  " + (self.paint("dim", text) if number == 0 else text))
+
+
+def visible(text: str) -> str:
+    """Give a text without its colours."""
+    parts = text.split("\x1b[")
+    return parts[0] + "".join(part.partition("m")[2] for part in parts[1:])
+
+
+def standard() -> Terminal:
+    """Give the terminal on standard output."""
+    return Terminal(sys.stdout)

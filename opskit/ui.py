@@ -1,0 +1,369 @@
+"""Everything that opskit says to a person. The only module with prose for them, errors apart."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opskit.commands import shown
+from opskit.deployments import Deployment, Outcome, Record
+from opskit.durations import short
+from opskit.failure import Failure
+from opskit.layout import release_name
+from opskit.progress import STEP_WIDTH
+from opskit.terminal import Terminal
+
+if TYPE_CHECKING:
+    from checks.smoke import Report
+    from opskit.deploy.act import Act
+    from opskit.deploy.dry_run import Planned
+    from opskit.deploy.preflight import Verdict
+    from opskit.environment import Environment
+    from opskit.status import Status
+    from opskit.tokens import Issued
+
+_COMMANDS = (
+    "check",
+    "deploy",
+    "deployments",
+    "render",
+    "rollback",
+    "smoke",
+    "status",
+    "stop",
+    "tail",
+    "token",
+)
+_OUTCOME_STYLES = {
+    Outcome.GOOD: "green",
+    Outcome.FAILED: "red",
+    Outcome.UNDONE: "red",
+    Outcome.INTERRUPTED: "yellow",
+    Outcome.BROKEN: "red",
+}
+
+
+class Ui:
+    """Speaks to a person on a terminal (or a file, or a pipe).
+
+    Args:
+        terminal: where to.
+        program: how the person calls opskit, so that what is suggested can be run as it is.
+    """
+
+    def __init__(self, terminal: Terminal, program: str) -> None:
+        self.terminal = terminal
+        self.program = program
+
+    # --- words --------------------------------------------------------------------------------
+
+    def say(self, text: str = "") -> None:
+        """Say one line."""
+        self.terminal.line(text)
+
+    def runnable(self, text: str) -> str:
+        """Write the commands in a text as this person has to type them."""
+        return re.sub(
+            rf"(?<![\w./-])opskit (?=(?:{'|'.join(_COMMANDS)})\b)",
+            lambda match: f"{self.program} ",
+            text,
+        )
+
+    def error(self, error: Failure | Exception) -> None:
+        """Say what went wrong and what to do next."""
+        paint, failure = self.terminal.paint, error if isinstance(error, Failure) else None
+        lines = failure.lines if failure else ()
+        if lines:
+            self.say()
+            for line in lines:
+                self.say(f"  {paint('dim', '|')} {line}")
+        self.say()
+        first, *more = str(error).splitlines() or [""]
+        self.say(f"{self.terminal.mark('failed')} {paint('bold', self.runnable(first))}")
+        for line in more:
+            self.say(f"  {self.runnable(line)}")
+        if failure and failure.hint:
+            word = "run" if failure.status == 3 else "next"
+            self.say(f"  {paint('cyan', word + ':')} {self.runnable(failure.hint)}")
+
+    def warnings(self, texts: Iterable[str]) -> None:
+        """Say what went wrong beside."""
+        for text in texts:
+            self.say(f"{self.terminal.mark('warning')} {self.runnable(text)}")
+
+    # --- acts ---------------------------------------------------------------------------------
+
+    def heading(self, verb: str, environment: Environment) -> None:
+        """Say what begins."""
+        where = "this machine" if environment.target == "local" else ", ".join(environment.hosts)
+        place = self.terminal.paint("dim", f"({where}, {nearby(environment.root)})")
+        self.say(f"{self.terminal.paint('bold', f'{verb} {environment.name}')} {place}")
+
+    def smoke(self, report: Report) -> None:
+        """Show the smoke test's table."""
+        self.say()
+        for line in report.table(colour=self.terminal.colour).splitlines():
+            self.say(f"  {line}".rstrip())
+
+    def deployed(self, act: Act) -> None:
+        """Say what serves now, and what a person may want next."""
+        environment, paint = act.target.environment, self.terminal.paint
+        if act.report is not None:
+            self.smoke(act.report)
+        self.warnings(act.warnings)
+        seconds = short((datetime.now(UTC) - act.started).total_seconds())
+        self.say()
+        if act.unchanged:
+            what = f"{act.name} serves already: nothing to deploy; it was tested again"
+        elif act.before and act.before != act.number:
+            what = f"{act.name} serves, instead of {release_name(act.before)}"
+        else:
+            what = f"{act.name} serves"
+        address = environment.base_url
+        self.say(
+            f"{self.terminal.mark('done')} {paint('bold', what)} at "
+            f"{paint('cyan', address)} {paint('dim', f'({seconds})')}"
+        )
+        if act.action == "rollback" and act.changed_secrets:
+            names = ", ".join(act.changed_secrets)
+            self.warnings([f"secrets are not rolled back; changed since then: {names}"])
+        back = act.record.rollback_target(act.number, act.looked.releases)
+        self.suggest(
+            [
+                (f"token {environment.name} --workspace team --user ada", "get a token to connect"),
+                (f"tail {environment.name}", "watch its log"),
+                (f"rollback --env {environment.name}", f"go back to {release_name(back)}")
+                if back
+                else (f"status {environment.name}", "see how it is"),
+            ]
+        )
+
+    def suggest(self, commands: Sequence[tuple[str, str]]) -> None:
+        """Show commands that a person may want next."""
+        self.say()
+        width = max(len(command) for command, _ in commands)
+        for command, why in commands:
+            text = f"{self.program} {command:<{width}}"
+            self.say(f"  {text}  {self.terminal.paint('dim', why)}")
+
+    def stopped(self, act: Act) -> None:
+        """Say that nothing serves any more."""
+        self.warnings(act.warnings)
+        what = "nothing was running" if act.unchanged else "stopped; the data stays"
+        self.say()
+        self.say(f"{self.terminal.mark('done')} {self.terminal.paint('bold', what)}")
+        self.suggest([(f"deploy {act.target.environment.name}", "start it again")])
+
+    def plan(self, act: Act, planned: Sequence[Planned]) -> None:
+        """Show what a deploy would do."""
+        paint = self.terminal.paint
+        for one in planned:
+            if one.skipped:
+                text = f"{one.step:<{STEP_WIDTH}} {one.skipped}"
+                self.say(f"  {self.terminal.mark('skipped')} {paint('dim', text)}")
+                continue
+            self.say(f"  {paint('bold', f'{one.step:<{STEP_WIDTH}}')}   {one.text}")
+            if one.step == "build":
+                self.say(f"      {paint('cyan', one.result)}")
+            for command in one.commands:
+                sign = "$" if command.changes else "?"
+                line = shown(command)
+                self.say(paint("dim", f"      {sign} {line}"))
+        self.say()
+        if act.unchanged:
+            self.say(f"nothing would change: {act.name} serves this content already")
+        else:
+            self.say(f"{act.name} would serve; nothing was changed ($ changes, ? only looks)")
+
+    # --- what is there ------------------------------------------------------------------------
+
+    def status(self, status: Status) -> None:
+        """Show how an environment is."""
+        facts, environment, paint = status.facts, status.target.environment, self.terminal.paint
+        self.heading("", environment)
+        rows: list[tuple[str, str]] = []
+        manifest = facts.releases.get(facts.current) if facts.current else None
+        if facts.current:
+            commit = _commit(manifest.commit, manifest.dirty) if manifest else "manifest damaged"
+            rows.append(("release", f"{release_name(facts.current)}, {commit}"))
+        service = status.service or {}
+        if facts.serving:
+            one = facts.serving
+            up = short(float(service["uptime"])) if "uptime" in service else "?"
+            rows.append(
+                (
+                    "serving",
+                    f"{release_name(one.release)} for {up}, pid {one.pid}, {one.host}:{one.port}",
+                )
+            )
+            rows.append(
+                ("health", paint("red", one.unready) if one.unready else paint("green", "ready"))
+            )
+        else:
+            rows.append(("serving", paint("red", "nothing")))
+        if service:
+            rows.append(
+                (
+                    "members",
+                    f"{service.get('connections')} connections, {service.get('rooms')} rooms",
+                )
+            )
+            size = service.get("database_bytes")
+            megabytes = f"{size / 1e6:.1f} MB, " if isinstance(size, int) else ""
+            rows.append(("store", f"{megabytes}schema {service.get('schema')}"))
+        elif facts.serving:
+            rows.append(("control", paint("red", status.silence)))
+        if (last := status.record.last) is not None:
+            rows.append(("last act", self._act_line(last)))
+        if facts.current:
+            same = "as it would be rendered now"
+            command = f"{self.program} render {environment.name} --diff"
+            differs = f"differs from what is rendered now: {command}"
+            rows.append(("settings", paint("yellow", differs) if status.drift else same))
+        kept = ", ".join(release_name(number) for number in sorted(facts.releases)) or "none"
+        rows.append(("releases", kept))
+        rows.append(("disk", f"{facts.free_bytes / 1e9:.0f} GB free"))
+        for name, text in rows:
+            self.say(f"  {paint('dim', f'{name:<{STEP_WIDTH}}')} {text}")
+        if status.busy is not None:
+            holder = status.busy.holder
+            self.say()
+            self.warnings([f"{holder.who} is busy since {holder.since}: {holder.what}"])
+        if status.record.torn:
+            self.warnings([_torn(status.record)])
+        trouble, command = status.trouble
+        if trouble:
+            self.say()
+            self.say(f"{self.terminal.mark('failed')} {paint('bold', self.runnable(trouble))}")
+            self.say(f"  {paint('cyan', 'next:')} {self.runnable(command)}")
+
+    def _act_line(self, one: Deployment) -> str:
+        paint = self.terminal.paint
+        what = f"{one.action} {release_name(one.release)}" if one.release else str(one.action)
+        smoke = f", {one.smoke.passed} smoke checks passed" if one.smoke else ""
+        outcome = paint(_OUTCOME_STYLES[one.result], one.result.value)
+        return f"{what} by {one.who} {ago(one.started)}: {outcome}{smoke}"
+
+    def deployments(self, record: Record, current: int | None, limit: int) -> None:
+        """Show the record, newest first."""
+        paint, newest = self.terminal.paint, list(reversed(record.deployments))[:limit]
+        if not newest:
+            self.say("no deployments yet")
+        rows = []
+        for one in newest:
+            name = release_name(one.release) if one.release else "-"
+            serves = one.release == current and one is record.last_good(current or 0)
+            smoke = (
+                f"{one.smoke.passed}/{one.smoke.passed + one.smoke.failed}" if one.smoke else "-"
+            )
+            rows.append(
+                [
+                    self.terminal.mark("current") if serves else " ",
+                    name,
+                    one.action.value,
+                    paint(_OUTCOME_STYLES[one.result], one.result.value),
+                    _commit(one.commit, one.dirty) if one.commit else "-",
+                    one.who,
+                    local(one.started),
+                    short(one.duration_s),
+                    smoke,
+                    one.reason,
+                ]
+            )
+        if rows:
+            head = ["", "release", "action", "result", "commit", "who", "when", "took", "smoke", ""]
+            self.terminal.table(head, rows)
+        if record.torn:
+            self.warnings([_torn(record)])
+
+    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
+        """Show what `check` found."""
+        for one in verdicts:
+            mark = self.terminal.mark("done" if one.ok else "failed")
+            self.say(f"  {mark} {one.name:<12} {one.detail}")
+            if one.hint:
+                self.say(f"      {self.terminal.paint('cyan', 'next:')} {self.runnable(one.hint)}")
+
+    # --- files and tokens ---------------------------------------------------------------------
+
+    def diff(self, text: str) -> None:
+        """Show a diff."""
+        if not text:
+            self.say("what is live is what would be rendered")
+        styles = {"+": "green", "-": "red", "@": "cyan"}
+        for line in text.splitlines():
+            style = styles.get(line[:1])
+            self.say(self.terminal.paint(style, line) if style else line)
+
+    def files(self, files: Mapping[str, str]) -> None:
+        """Show files, each under its name."""
+        for path, text in sorted(files.items()):
+            self.say(self.terminal.paint("dim", f"# --- {path}"))
+            for line in text.splitlines():
+                self.say(line)
+
+    def connect_with(self, issued: Issued) -> None:
+        """Say where a token lets in."""
+        self.say()
+        where = ", ".join(issued.workspaces)
+        text = f"{issued.user} may enter {where} for {short(issued.ttl)}; connect to"
+        self.say(f"{self.terminal.paint('dim', text)}")
+        self.say(f"  {issued.url}?token=...")
+
+
+def _commit(commit: str, dirty: bool) -> str:
+    return (
+        "commit " + commit[:10] if commit not in ("", "none") else "no commit"
+    ) + " + changes" * dirty
+
+
+def _torn(record: Record) -> str:
+    lines = ", ".join(map(str, record.torn))
+    return f"the record of deployments has lines that cannot be read: {lines}"
+
+
+def local(moment: str) -> str:
+    """Write a recorded moment in local time."""
+    try:
+        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return moment
+
+
+def ago(moment: str) -> str:
+    """Write how long ago a recorded moment was."""
+    try:
+        seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    except ValueError:
+        return moment
+    return f"{short(seconds) if seconds >= 10 else f'{seconds:.0f} s'} ago"
+
+
+def nearby(path: Path) -> str:
+    """Write a path relative to the current directory, when it is below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def program(arguments: Sequence[str] = ()) -> str:
+    """Say how to call opskit from here: by its name where that finds this very program.
+
+    Args:
+        arguments: the global options that it was called with, to be given again.
+    """
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        name = f"{nearby(Path(sys.executable))} -m opskit"
+    else:
+        found = shutil.which("opskit")
+        same = found is not None and os.path.realpath(found) == os.path.realpath(called)
+        name = "opskit" if same else nearby(called.absolute())
+    return " ".join([name, *arguments])
