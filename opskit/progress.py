@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     OnCheck = Callable[[CheckResult], None]
 
 STEP_WIDTH: Final = 10
+TEXT_WIDTH: Final = 68
 
 
 class Progress:
@@ -77,11 +78,12 @@ class Progress:
 
     def _line(self, mark: str, event: Event) -> None:
         self._end()
-        took = f"{event.seconds:.2f} s" if event.seconds >= 0.005 else ""
         first = event.text.splitlines()[0] if event.text else ""
-        text = f"{event.step:<{STEP_WIDTH}} {first}".rstrip()
-        took = self._terminal.paint("dim", took)
-        self._terminal.line(f"  {self._terminal.mark(mark)} {text}  {took}".rstrip())
+        text = f"{event.step:<{STEP_WIDTH}} {first}"
+        if event.seconds >= 0.005:
+            took = self._terminal.paint("dim", f"{event.seconds:>6.2f} s")
+            text = f"{text:<{TEXT_WIDTH}} {took}"
+        self._terminal.line(f"  {self._terminal.mark(mark)} {text}".rstrip())
 
     def _first_undo(self) -> None:
         if not self._undoing:

@@ -103,7 +103,7 @@ class Ui:
         """Say what begins."""
         where = "this machine" if environment.target == "local" else ", ".join(environment.hosts)
         place = self.terminal.paint("dim", f"({where}, {nearby(environment.root)})")
-        self.say(f"{self.terminal.paint('bold', f'{verb} {environment.name}')} {place}")
+        self.say(f"{self.terminal.paint('bold', f'{verb} {environment.name}'.strip())} {place}")
 
     def smoke(self, report: Report) -> None:
         """Show the smoke test's table."""

@@ -16,6 +16,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+_LONGEST = 100
+"""Characters of an argument that the plan shows."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -29,6 +32,7 @@ class Command:
         stdin: what it reads.
         secret: `stdin` is a secret: it is never shown, and neither is the command's output.
         timeout: seconds after which it is killed.
+        inner: the command that this one wraps, and that a person wants to see.
     """
 
     argv: tuple[str, ...]
@@ -38,6 +42,7 @@ class Command:
     stdin: bytes = field(default=b"", repr=False)
     secret: bool = False
     timeout: float = 30.0
+    inner: Command | None = None
 
 
 def quote(argv: Sequence[str]) -> str:
@@ -51,14 +56,18 @@ def script(text: str, *arguments: str) -> tuple[str, ...]:
 
 
 def shown(command: Command) -> str:
-    """Give a command as the plan shows it: quoted, one line, programs by their name only."""
+    """Give a command as the plan shows it: one line, programs by their name, no long argument."""
+    if command.inner is not None:
+        return shown(command.inner)
     argv = list(command.argv)
-    if argv[:2] == ["sh", "-c"] and "\n" in argv[2]:
-        argv[2] = f"<{command.name}.sh>"
+    program = ""
+    if argv[:2] == ["sh", "-c"] and argv[3:4] == ["opskit"]:
+        program, argv = f"<{command.name}.sh>", argv[4:]
     elif argv[1:3] == ["-I", "-"]:
-        argv[2] = f"<{command.name}.py>"
-    line = quote(argv).replace(f"'<{command.name}.sh>'", f"<{command.name}.sh>")
-    line = line.replace(f"'<{command.name}.py>'", f"<{command.name}.py>")
-    if command.secret:
-        return f"{line} < (secret)"
-    return line
+        program, argv = f"<{command.name}.py>", argv[3:]
+    line = " ".join(filter(None, (program, quote([_short(one) for one in argv]))))
+    return f"{line} < (secret)" if command.secret else line
+
+
+def _short(argument: str) -> str:
+    return argument if len(argument) <= _LONGEST else argument[: _LONGEST - 1] + "…"

@@ -11,6 +11,7 @@ of a second until it ends, and the holder's line.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 from opskit.commands import Command, script
@@ -96,12 +97,5 @@ def fenced(command: Command, root: PurePosixPath, token: str, *, ttl: float) -> 
 
     An opskit that was suspended for longer than its lease is thereby stopped by the host itself.
     """
-    return Command(
-        _script(_FENCED, root, token, ttl, *command.argv),
-        command.description,
-        command.name,
-        command.changes,
-        command.stdin,
-        command.secret,
-        command.timeout,
-    )
+    argv = _script(_FENCED, root, token, ttl, *command.argv)
+    return replace(command, argv=argv, inner=command)

@@ -116,6 +116,7 @@ class Act:
     manifest: Manifest | None = None
     release: Release | None = None
     unchanged: bool = False
+    mended: int | None = None
     changed_secrets: tuple[str, ...] = ()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
     pid: int = 0

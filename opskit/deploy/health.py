@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from opskit.deploy.act import Act
+from opskit.deploy.serving import log_lines
 from opskit.deploy.step import Step
 from opskit.failure import Failure
 from opskit.layout import release_name
@@ -19,6 +20,13 @@ class Health(Step):
 
     def apply(self, act: Act) -> str:
         """Look at /version, /readyz, /metrics and the control socket."""
+        try:
+            return self._look(act)
+        except Failure as failure:
+            lines = log_lines(act, act.number, act.log_offset, least="warning")
+            raise Failure(str(failure), hint=failure.hint, lines=lines) from None
+
+    def _look(self, act: Act) -> str:
         facts = act.target.survey()
         serving = facts.serving
         if serving is None:

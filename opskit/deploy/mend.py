@@ -55,6 +55,7 @@ class Mend(Step):
             # With the same release on both sides only its secrets changed: it must start anew.
             pid = act.looked.serving.pid if act.looked.serving else 0
             done = put_back(act, one.before, not_pid=pid if one.before == one.release else 0)
+            act.mended = one.before
         elif act.action is Action.DEPLOY:
             # Nothing served before it, so the deployment that follows relieves it, or ends it.
             done = self._point_back(act, one)

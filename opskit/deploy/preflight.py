@@ -15,8 +15,8 @@ from opskit.facts import Facts
 from opskit.failure import Failure
 from opskit.layout import release_name
 
-FREE_BYTES = 512 * 1024 * 1024
-"""Room for a layer (60 MB), a few releases and the growth of the store while one deploys."""
+FREE_BYTES = 256 * 1024 * 1024
+"""Room for two layers (60 MB each), a few releases and the growth of the store meanwhile."""
 FREE_FILES = 20_000
 
 

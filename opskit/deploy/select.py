@@ -26,6 +26,11 @@ class Select(Step):
         facts = act.looked
         act.before = serves_now(act)
         current = facts.current or act.before
+        if act.mended is not None and act.wanted is None:
+            # To put back what an interrupted deployment replaced is all that was asked for.
+            act.number, act.unchanged = act.mended, True
+            act.manifest = facts.releases.get(act.number)
+            return f"{act.name}, which served before the interrupted deployment"
         act.number = act.wanted or self._last_good(act, current)
         if act.number not in facts.releases:
             raise Failure(f"there is no release {act.name}", hint=_choices(act))

@@ -10,6 +10,7 @@ from opskit.commands import files, service
 from opskit.deploy.act import Act
 from opskit.failure import Failure
 from opskit.layout import release_name
+from opskit.tail import LEVELS, parse, severity
 
 LOG_LINES = 20
 
@@ -94,25 +95,26 @@ def log_size(act: Act) -> int:
     return int(said) if said.isdigit() else 0
 
 
-def log_lines(act: Act, number: int, offset: int, lines: int = LOG_LINES) -> list[str]:
+def log_lines(
+    act: Act, number: int, offset: int, *, least: str = "debug", lines: int = LOG_LINES
+) -> list[str]:
     """Give the last lines that a release logged after an offset; none if they cannot be read."""
-    command = service.log_since(act.target.layout.log, offset, 50 * lines)
+    command = service.log_since(act.target.layout.log, offset, 100 * lines)
     try:
         text = act.target.executor.check(command)
     except Failure:
         return []
-    return of_release(text.splitlines(), release_name(number))[-lines:]
+    return of_release(text.splitlines(), release_name(number), least)[-lines:]
 
 
-def of_release(lines: Sequence[str], name: str) -> list[str]:
-    """Give those lines of a log that a release wrote; what is no log record may be its, too."""
+def of_release(lines: Sequence[str], name: str, least: str) -> list[str]:
+    """Give what a release wrote into a log, from a level on; what is no record may be its, too."""
     kept = []
     for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict) or record.get("release", name) == name:
+        record = parse(line)
+        if record is None or (
+            record.get("release", name) == name and severity(record) >= LEVELS.index(least)
+        ):
             kept.append(line)
     return kept
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opskit.deploy.act import Act
-from opskit.deploy.serving import wait
+from opskit.deploy.serving import log_lines, wait
 from opskit.deploy.step import Step
 from opskit.failure import Failure
 
@@ -27,8 +27,11 @@ class SmokeTest(Step):
         act.report = report = act.smoke(act)
         if not report.ok:
             names = ", ".join(one.name for one in report.failures) or "no check passed"
+            force = f"opskit rollback {act.name} --env {act.target.environment.name} --no-smoke"
             raise Failure(
-                f"{act.name} failed {report.failed} of {len(report.results)} smoke checks: {names}"
+                f"{act.name} failed {report.failed} of {len(report.results)} smoke checks: {names}",
+                hint=f"to let it serve all the same: {force}" if act.before != act.number else "",
+                lines=log_lines(act, act.number, act.log_offset, least="warning"),
             )
         after = wait(act, act.number, act.pid, seconds=2.0)
         if after.state != "serving":

@@ -43,5 +43,6 @@ class Stop(Step):
         one = act.deployment(Outcome.GOOD)
         deployments.append(act.target.executor, act.target.layout, one, python=act.target.python)
         act.recorded = True
-        said = ", ".join(f"pid {pid} {outcome}" for pid, outcome in sorted(ended.items()))
-        return f"{release_name(act.before)}: {said}{asked}"
+        killed = [str(pid) for pid, outcome in ended.items() if outcome == "killed"]
+        said = f"pid {', '.join(killed)} had to be killed" if killed else "stopped in order"
+        return f"{release_name(act.before)} {said}{asked}"

@@ -36,8 +36,10 @@ class Switch(Step):
 
     def undo(self, act: Act) -> str:
         """Have the release before serve again, or nothing, where nothing did."""
-        if not act.switched or act.unchanged:
+        if not act.switched:
             return ""
+        if act.unchanged:
+            return f"nothing served before: {stop_all(act)}"
         if act.before is None:
             said = stop_all(act)
             remove_current(act)
