@@ -35,6 +35,9 @@ class StoreErrorKind(StrEnum):
     """The operating system failed to read, write or open it."""
     SCHEMA = "schema"
     """The database was migrated by a newer release, which this one cannot read."""
+    STALE = "stale"
+    """The workspace is not the one that was opened: it was forgotten, or the database was
+    replaced (a backup was restored). Let go of what is known of it, and open it again."""
     CLOSED = "closed"
     """The store was closed, or not yet started."""
     INTERNAL = "internal"
@@ -61,7 +64,10 @@ class Append(msgspec.Struct, frozen=True, gc=False):
 
 
 class MoveCursor(msgspec.Struct, frozen=True, gc=False):
-    """A user has read up to `seq`; a cursor never moves back."""
+    """A user has read up to `seq`; a cursor never moves back, nor beyond the newest message.
+
+    The user has entered before. Who has not is noted as a member under their id.
+    """
 
     workspace: str
     user: str
@@ -69,7 +75,11 @@ class MoveCursor(msgspec.Struct, frozen=True, gc=False):
 
 
 class Appended(msgspec.Struct, frozen=True, gc=False):
-    """Where a message stands. `repeated`: it was there before, under this number and time."""
+    """Where a message stands. `repeated`: it was there before, under this number and time.
+
+    Before: in history, or earlier in the same batch. Once the first has left history, the same
+    id is a new message.
+    """
 
     seq: int
     ts: int
@@ -84,10 +94,15 @@ class Cursor(msgspec.Struct, frozen=True, gc=False):
 
 
 class Committed(msgspec.Struct, frozen=True, gc=False):
-    """The results of one batch, in the order of its parts."""
+    """The results of one batch, in the order of its parts.
+
+    `newest`: where other nodes write too, the number as of which the unread counts of each
+    workspace with a cursor in the batch were taken; it may be ahead of what this node has seen.
+    """
 
     appended: list[Appended]
     cursors: list[Cursor]
+    newest: dict[str, int] = {}
 
 
 class WorkspaceState(msgspec.Struct, frozen=True, gc=False):
@@ -144,7 +159,7 @@ class Store(Protocol):
         """Open the database and bring its schema up to date.
 
         Raises:
-            StoreError: it cannot be opened; `start` may be called again.
+            StoreError: it cannot be opened; `start` may be called again, but not after `close`.
         """
 
     async def close(self) -> None:
@@ -152,6 +167,8 @@ class Store(Protocol):
 
     async def check(self) -> None:
         """Prove that the database can be read and that a write can be made durable.
+
+        Takes milliseconds; after damage was met, as long as it takes to check the whole file.
 
         Raises:
             StoreError: it cannot; the message says why, for a person.
@@ -173,17 +190,26 @@ class Store(Protocol):
             after: the last number that the client saw, or None for a fresh client. When not all
                 messages after it are kept, or it is higher than `upto`, nothing is resumed.
             newest: how many messages to give when nothing is resumed.
+
+        Raises:
+            StoreError: `STALE` where the workspace is not the one that was opened.
         """
 
     async def commit(self, appends: Sequence[Append], reads: Sequence[MoveCursor]) -> Committed:
         """Store one batch in one transaction; it is on disk when this returns.
 
-        Appends are numbered in the order given; unread counts are as of after all of them.
-        Every workspace named must have been opened.
+        Appends are numbered in the order given; unread counts are as of after all of them, and
+        several moves of one user give the same cursor, the last.
+
+        Raises:
+            StoreError: `STALE` where a workspace is not the one that was opened.
         """
 
     async def since(self, workspace: str, after: int, upto: int) -> list[Message]:
-        """Give the kept messages numbered `after + 1` to `upto`, oldest first."""
+        """Give the kept messages numbered `after + 1` to `upto`, oldest first.
+
+        Like `history` and `members`, it gives nothing of a workspace that does not exist.
+        """
 
     async def history(self, workspace: str, before: int, limit: int) -> Page:
         """Give the `limit` newest kept messages numbered below `before`, oldest first."""
