@@ -315,7 +315,7 @@ class Membership:
             if temporary and self._read_wanted > self.session.read:
                 self._read_again = True
                 self._pause()
-            if error.message.startswith("read:"):
+            elif not temporary and error.message.startswith("read:"):
                 self._read_wanted = self.session.read
             return self.answers.refused(error)
         if temporary:
