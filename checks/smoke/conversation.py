@@ -33,7 +33,7 @@ class Conversation(Stage):
 
     Attributes:
         devices: one of each user.
-        sent: every message that was to be stored, in the order in which the checks sent it.
+        sent: what was sent and is to be stored; not what a check found refused.
     """
 
     def __init__(self, run: Run, name: str) -> None:
@@ -41,25 +41,21 @@ class Conversation(Stage):
         self.devices: list[Device] = []
         self.sent: list[Sent] = []
 
-    async def say(self, device: Device, text: str, *, id: str = "") -> Sent:
+    async def say(self, device: Device, text: str) -> Sent:
         """Send a message that is to be stored."""
-        sent = await device.send(text, id=id)
+        sent = await device.send(text)
         self.sent.append(sent)
         return sent
 
-    async def spread(self) -> dict[str, list[Message]]:
-        """Wait until every device has as many messages as were sent; give them by device."""
-        return dict(
-            zip(
-                (device.name for device in self.devices),
-                await asyncio.gather(*(device.got(len(self.sent)) for device in self.devices)),
-                strict=True,
-            )
-        )
+    async def spread(self) -> None:
+        """Wait until every device has every message that was sent."""
+        ids = {sent.id for sent in self.sent}
+        await asyncio.gather(*(device.got_all(ids) for device in self.devices))
 
     async def record(self) -> list[Message]:
-        """Give all messages as the first device has them, which every other one agrees with."""
-        return (await self.spread())[self.devices[0].name]
+        """Give what was said as the first device has it, each message once."""
+        await self.spread()
+        return list({seen.frame.id: seen.frame for seen in self.devices[0].messages}.values())
 
 
 @check(
@@ -163,23 +159,23 @@ async def order(stage: Conversation) -> Found:
         await asyncio.gather(
             *(stage.say(device, f"{device.user} says {number}") for device in stage.devices)
         )
-    seen = await stage.spread()
-    for name, messages in seen.items():
-        numbers = [message.seq for message in messages]
+    await stage.spread()
+    reference = stage.devices[0]
+    for device in stage.devices:
+        numbers = [seen.frame.seq for seen in device.messages]
         if numbers != list(range(1, len(stage.sent) + 1)):
             raise CheckFailed(
-                f"{name} expected the numbers 1 to {len(stage.sent)}, each once and in order, "
-                f"but got {listed([str(number) for number in numbers], limit=40)}"
+                f"{device.name} expected the numbers 1 to {len(stage.sent)}, each once and in "
+                f"order, but got {listed([str(number) for number in numbers], limit=40)}"
             )
-    reference_name, reference = next(iter(seen.items()))
-    for name, messages in seen.items():
-        for mine, theirs in zip(messages, reference, strict=True):
-            if mine != theirs:
+        for mine, theirs in zip(device.messages, reference.messages, strict=True):
+            if mine.frame != theirs.frame:
                 raise CheckFailed(
-                    f"{name} has another message {mine.seq} than {reference_name}: "
-                    f"{mine.text!r} of {mine.user}, not {theirs.text!r} of {theirs.user}"
+                    f"{device.name} has another message {mine.frame.seq} than {reference.name}: "
+                    f"{mine.frame.text!r} of {mine.frame.user}, not {theirs.frame.text!r} of "
+                    f"{theirs.frame.user}"
                 )
-    return Found(f"{len(reference)} messages at {len(seen)} users")
+    return Found(f"{len(stage.sent)} messages at {len(stage.devices)} users")
 
 
 @check(
@@ -211,8 +207,9 @@ async def ack(stage: Conversation) -> Found:
 async def _next_number(stage: Conversation, device: Device, text: str) -> None:
     """Say something, and check that nothing was stored between it and the message before."""
     last = max(seen.frame.seq for seen in device.messages)
-    sent = await stage.say(device, text)
+    sent = await device.send(text)
     await device.acked(sent)
+    stage.sent.append(sent)
     seen = await device.receive(Message, "its own message", lambda frame: frame.id == sent.id)
     if seen.frame.seq != last + 1:
         raise CheckFailed(
@@ -230,7 +227,7 @@ async def _next_number(stage: Conversation, device: Device, text: str) -> None:
 async def repeated_id(stage: Conversation) -> Found:
     """What a client does that never saw the acknowledgement."""
     device = stage.devices[0]
-    sent = next(one for one in stage.sent if one.user == device.user)
+    sent = await stage.say(device, "a message that is sent twice")
     first = (await device.acked(sent)).frame
     await stage.spread()
     mark = len(device.seen)
@@ -244,9 +241,12 @@ async def repeated_id(stage: Conversation) -> Found:
             f"but got {second.frame}"
         )
     await _next_number(stage, device, "after a repeated message")
-    for name, messages in (await stage.spread()).items():
-        if (times := sum(message.id == sent.id for message in messages)) != 1:
-            raise CheckFailed(f"{name} expected message {first.seq} once, but got it {times} times")
+    await stage.spread()
+    for other in stage.devices:
+        if (times := sum(seen.frame.id == sent.id for seen in other.messages)) != 1:
+            raise CheckFailed(
+                f"{other.name} expected message {first.seq} once, but got it {times} times"
+            )
     return Found(f"number {first.seq} both times")
 
 

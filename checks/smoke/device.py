@@ -74,6 +74,7 @@ class Device:
         welcome: the first frame.
         seen: every frame in the order of arrival, the welcome included.
         messages: those of them that are messages.
+        ids: the ids of these.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Device:
         self.user = user
         self.seen: list[Seen[ServerFrame]] = []
         self.messages: list[Seen[Message]] = []
+        self.ids: set[str] = set()
         self.waiting_for = ""
         self._ended = ""
         self._websocket = websocket
@@ -104,6 +106,7 @@ class Device:
                 self.seen.append(seen)
                 if isinstance(frame, Message):
                     self.messages.append(Seen(frame, seen.at))
+                    self.ids.add(frame.id)
                 self._wake()
         except FrameError as error:
             self._ended = f"it received a frame that is not chat.v1: {error}"
@@ -277,6 +280,17 @@ class Device:
             within=within,
         )
         return [seen.frame for seen in self.messages]
+
+    async def got_all(self, ids: set[str]) -> None:
+        """Wait until the messages with these ids have arrived."""
+        missing = set(ids)
+
+        def holds() -> bool | None:
+            nonlocal missing
+            missing = missing - self.ids  # takes as long as what is missing, not as what is there
+            return None if missing else True
+
+        await self.until(f"{len(ids)} messages", holds)
 
     async def sees(self, user: str, state: Presence, *, within: float | None = None) -> float:
         """Wait until this device counts a user as online or offline; give since when."""

@@ -22,6 +22,7 @@ class Departures(Stage):
     """Someone who stays and watches, one who leaves, one with two devices, one who blinks.
 
     Attributes:
+        blinked: how many seconds the short absence took, from leaving to being welcomed again.
         leaver_gone: when the one who leaves began to, in seconds of the loop's clock.
         others_gone: the same for the second device, and for the short absence; before that.
     """
@@ -32,6 +33,7 @@ class Departures(Stage):
         self.leaver: Device
         self.laptop: Device
         self.blinker: Device
+        self.blinked = 0.0
         self.leaver_gone = 0.0
         self.others_gone = 0.0
         self.loop = asyncio.get_running_loop()
@@ -50,6 +52,7 @@ class Departures(Stage):
         await self.leave(self.blinker)
         self.blinker = await self.join("blinker", "device, come back,")
         self.leaver_gone = self.loop.time()
+        self.blinked = self.leaver_gone - self.others_gone
         await self.leave(self.leaver)
 
     @property
@@ -127,8 +130,13 @@ async def short_absence(stage: Departures) -> Found:
     """A reconnect, as on every change of network, is not shown to the others."""
     if stage.target.presence_grace == 0:
         raise CheckSkipped("this environment has no grace period")
+    if stage.blinked >= stage.target.presence_grace:
+        raise CheckSkipped(
+            f"coming back took {stage.blinked:.2f} s, longer than the grace period of "
+            f"{stage.target.presence_grace:g} s"
+        )
     await _stays_online(stage, "blinker")
-    return Found("online all the time")
+    return Found(f"online all the time, though away for up to {stage.blinked * 1000:.0f} ms")
 
 
 PRESENCE: Final = Group(

@@ -169,8 +169,10 @@ class _Outcome:
         """Wait for the checks that are needed; say which of them did not pass."""
         for name in needs:
             result = await asyncio.shield(self._results[name])
-            if result.verdict != "passed":
-                return f"it needs `{name}`, which {_past(result.verdict)}"
+            if result.verdict == "failed":
+                return f"it needs `{name}`, which failed"
+            if result.verdict == "skipped":
+                return result.detail  # the cause, not the chain that led here
         return ""
 
     async def _verdict(self, check: Check[Any], work: Any) -> tuple[Verdict, Found]:
@@ -205,10 +207,6 @@ class _Outcome:
         self._results[check.name].set_result(result)
         if self._on_result is not None:
             self._on_result(result)
-
-
-def _past(verdict: Verdict) -> str:
-    return "was skipped" if verdict == "skipped" else verdict
 
 
 async def _forget(target: SmokeTarget, workspaces: Sequence[str] | dict[str, None]) -> list[str]:

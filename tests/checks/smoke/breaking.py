@@ -10,10 +10,10 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from chatservice.actions import Action, ToAll, ToMember
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
 from chatservice.protocol import ServerFrame
-from chatservice.room import Action, ToAll, ToMember
 
 Actions = Iterable[Action[Connection]]
 

@@ -6,13 +6,14 @@ import asyncio
 from typing import Any
 
 import msgspec
-from chatservice.store.sqlite import SqliteStore
 
 from chatservice import admission
+from chatservice.actions import ToMember
 from chatservice.connection import Connection
 from chatservice.protocol import Message, Welcome
-from chatservice.room import Room, ToMember
+from chatservice.room import Room
 from chatservice.store import Cursor, Entry, MemberState, Page
+from chatservice.store.sqlite import SqliteStore
 from tests.checks.smoke.breaking import Actions, around
 
 replace = msgspec.structs.replace

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from chatservice import server
+from chatservice.actions import Action, ToAll, ToMember
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
 from chatservice.protocol import (
@@ -22,11 +23,13 @@ from chatservice.protocol import (
     Typing,
     Welcome,
 )
-from chatservice.room import Action, Room, ToAll, ToMember
+from chatservice.room import Room
 from chatservice.rooms import Rooms
 from tests.checks.smoke.breaking import Actions, around, rewrite_actions, rewrite_frames
 
 FrameT = TypeVar("FrameT", bound=ServerFrame)
+
+replace = msgspec.structs.replace
 
 
 def _said_to_all(kind: type[FrameT], change: Callable[[LiveRoom, FrameT], Actions]) -> None:
@@ -52,7 +55,7 @@ def welcome_without_others() -> None:
     """The welcome names nobody who is online."""
 
     def change(frame: ServerFrame) -> ServerFrame:
-        return msgspec.structs.replace(frame, online=[]) if isinstance(frame, Welcome) else frame
+        return replace(frame, online=[]) if isinstance(frame, Welcome) else frame
 
     rewrite_frames(change)
 
@@ -76,7 +79,7 @@ def ghost_welcomed() -> None:
             gone.add(frame.user)
         if isinstance(frame, Welcome):
             ghosts = [Person(user, user) for user in sorted(gone)]
-            return msgspec.structs.replace(frame, online=[*frame.online, *ghosts])
+            return replace(frame, online=[*frame.online, *ghosts])
         return frame
 
     rewrite_frames(change)
@@ -126,7 +129,7 @@ def message_garbled() -> None:
 
     def change(frame: ServerFrame) -> ServerFrame:
         if isinstance(frame, Message) and frame.text.startswith("hello from"):
-            return msgspec.structs.replace(frame, text="something else")
+            return replace(frame, text="something else")
         return frame
 
     rewrite_frames(change)
@@ -163,7 +166,7 @@ def number_skipped() -> None:
 
     def change(frame: ServerFrame) -> ServerFrame:
         if isinstance(frame, Message | Ack) and frame.seq >= 5:
-            return msgspec.structs.replace(frame, seq=frame.seq + 1)
+            return replace(frame, seq=frame.seq + 1)
         return frame
 
     rewrite_frames(change)
@@ -173,9 +176,7 @@ def ack_with_wrong_number() -> None:
     """Acknowledgements name the number after the message's own."""
 
     def change(frame: ServerFrame) -> ServerFrame:
-        return (
-            msgspec.structs.replace(frame, seq=frame.seq + 1) if isinstance(frame, Ack) else frame
-        )
+        return replace(frame, seq=frame.seq + 1) if isinstance(frame, Ack) else frame
 
     rewrite_frames(change)
 
@@ -195,7 +196,7 @@ def repeat_with_new_number() -> None:
 
     def committed(original: Any, room: Room[Connection], results: Any) -> Actions:
         told = [
-            (key, append, msgspec.structs.replace(done, seq=room.seq) if done.repeated else done)
+            (key, append, replace(done, seq=done.seq + 1) if done.repeated else done)
             for key, append, done in results
         ]
         actions: Actions = original(room, told)
@@ -256,7 +257,7 @@ def unread_miscounted() -> None:
 
     def change(frame: ServerFrame) -> ServerFrame:
         if isinstance(frame, ReadCursor) and frame.seq == 2:
-            return msgspec.structs.replace(frame, unread=frame.unread + 1)
+            return replace(frame, unread=frame.unread + 1)
         return frame
 
     rewrite_frames(change)

@@ -10,7 +10,7 @@ from tests.checks.smoke.faults import FAULTS, Fault
 from tests.checks.smoke.target import SETTINGS, target_of
 from tests.conftest import ServiceFactory
 
-PATIENCE = 4.0
+PATIENCE = 3.0
 """Seconds to wait for what the fault keeps from coming."""
 
 
@@ -24,11 +24,13 @@ async def test_the_checks_for_a_fault_go_red_and_no_others(
         program=("-m", "tests.checks.smoke.broken_service", name),
         start=False,
     )
+    service.configure({"timing": {"presence_grace": fault.grace}})
+    target = target_of(service)
     service.configure(fault.overrides)
     service.start(ready=False)
     service.wait_answering()
 
-    report = await run_smoke(target_of(service), patience=PATIENCE, delivery_bound=fault.bound)
+    report = await run_smoke(target, patience=PATIENCE, delivery_bound=fault.bound)
 
     failed = {result.name: result.detail for result in report.failures}
     assert fault.red <= set(failed) <= fault.red | fault.may, failed

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from checks.smoke.__main__ import main
-from tests.checks.smoke.target import ORIGINS, PRESENCE_GRACE, SETTINGS
+from tests.checks.smoke.target import ORIGINS, SETTINGS
 from tests.conftest import ServiceFactory
 from tests.service_process import REPOSITORY, ServiceProcess
 
@@ -50,7 +50,7 @@ def test_address_and_secret_are_enough(healthy: ServiceProcess) -> None:
     """From another host there is no settings file; what differs from the defaults is said."""
     done = smoke(
         *("--url", healthy.url, "--secret-file", str(healthy.root / "secret"), "--users", "2"),
-        *("--presence-grace", str(PRESENCE_GRACE), "--json"),
+        *("--presence-grace", "1", "--json"),
         *(part for origin in ORIGINS for part in ("--origin", origin)),
     )
 
