@@ -193,7 +193,7 @@ class Admission:
         """Check who asks, and that the workspace is theirs.
 
         Raises:
-            RequestError: 401 or 403.
+            RequestError: 401 or 403; 503 where the keys to check with are not to be had.
         """
         token = token_from_request(request.headers, route.query)
         if not token:
@@ -202,7 +202,7 @@ class Admission:
             identity = await self._authenticator.verify_refreshing(token)
             require_workspace(identity, route.workspace)
         except AuthError as error:
-            raise RequestError(error.status, str(error)) from None
+            raise RequestError(error.status, str(error), error.retry_after) from None
         return identity
 
     async def _api(self, request: Request, route: Route, origin: str | None) -> Response:

@@ -232,8 +232,22 @@ async def test_a_workspace_that_is_gone_from_the_token_ends_the_client_for_good(
 ) -> None:
     """An in-band renewal without the workspace: the server says 4503, and nobody comes back."""
     async with member(service, "ada", token=service.token("ada", "w")) as ada:
-        with pytest.raises((ClosedForGood, RequestRefused)):
+        with pytest.raises(ClosedForGood) as caught:
             await ada.renew(service.token("ada", "elsewhere"))
+        assert caught.value.code == 4503
+        with pytest.raises(ClosedForGood):
+            await ada.send("x")
+
+
+async def test_while_the_keys_cannot_be_loaded_a_client_goes_on_trying(
+    service_factory: ServiceFactory,
+) -> None:
+    """Nobody can say whether the token is good: 503 with Retry-After, not a final 401."""
+    service = service_factory({"auth": {"secret_file": "", "jwks_url": "http://127.0.0.1:9/"}})
+    ada = member(service, "ada", reconnect=False)
+    with pytest.raises(Refused) as caught:
+        await ada.connect()
+    assert (caught.value.status, caught.value.retry_after) == (503, 5.0)
 
 
 async def test_tokens_of_a_key_set_are_taken(
