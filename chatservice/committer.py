@@ -23,11 +23,12 @@ Origin = TypeVar("Origin")
 class Done(msgspec.Struct, Generic[Origin], frozen=True, gc=False):
     """One batch that is on disk: each operation with its origin and its result.
 
-    `seconds` is how long the commit took.
+    `newest` is as in `store.Committed`; `seconds` is how long the commit took.
     """
 
     appends: list[tuple[Origin, Append, Appended]]
     cursors: list[tuple[Origin, MoveCursor, Cursor]]
+    newest: dict[str, int]
     seconds: float
 
 
@@ -135,5 +136,6 @@ class Committer(Generic[Origin]):
                 (origin, operation, result)
                 for (origin, operation), result in zip(cursors, committed.cursors, strict=True)
             ],
+            committed.newest,
             perf_counter() - started,
         )

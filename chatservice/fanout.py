@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from chatservice.actions import Action, Admit, Announce, Fetch, Recount, Store, ToAll, ToMember
 from chatservice.connection import Connection
 from chatservice.metrics import Metrics
 from chatservice.outbox import Outbox, text_frame
 from chatservice.protocol import Message, ServerFrame
-from chatservice.room import Action, Admit, Fetch, Room, Store, ToAll, ToMember
+from chatservice.room import Room
 
 
 class LiveRoom:
@@ -23,15 +24,17 @@ class LiveRoom:
         metrics: where deliveries are counted.
         defer: calls a function at the end of this turn of the event loop.
         store: takes an operation that the room wants durable.
-        fetch: reads messages that the room found missing.
+        read: reads what the room found missing.
+        announce: tells the other nodes of this one's users.
     """
 
     __slots__ = (
+        "_announce",
         "_defer",
-        "_fetch",
         "_flushing",
         "_metrics",
         "_outbox",
+        "_read",
         "_shared",
         "_store",
         "_welcomed",
@@ -48,7 +51,8 @@ class LiveRoom:
         metrics: Metrics,
         defer: Callable[[Callable[[], None]], object],
         store: Callable[[LiveRoom, Store[Connection]], None],
-        fetch: Callable[[LiveRoom, Fetch], None],
+        read: Callable[[LiveRoom, Fetch | Recount], None],
+        announce: Callable[[LiveRoom, Announce], None],
     ) -> None:
         self.room = room
         self.pending = 0
@@ -60,7 +64,8 @@ class LiveRoom:
         self._metrics = metrics
         self._defer = defer
         self._store = store
-        self._fetch = fetch
+        self._read = read
+        self._announce = announce
         self._outbox: Outbox[Connection] = Outbox()
         self._welcomed: dict[Connection, None] = {}
         self._flushing = False
@@ -87,8 +92,10 @@ class LiveRoom:
                 self._welcomed[action.key] = None
             elif isinstance(action, Store):
                 self._store(self, action)
+            elif isinstance(action, Fetch | Recount):
+                self._read(self, action)
             else:
-                self._fetch(self, action)
+                self._announce(self, action)
         if outbox and not self._flushing:
             self._flushing = True
             self._defer(self.flush)

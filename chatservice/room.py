@@ -4,20 +4,38 @@ A room knows nothing of sockets, disks or clocks. Each method is an event and re
 that it calls for, in order; the server carries them out and reports back what came of them. Times
 are the caller's, in seconds of any steady clock.
 
+Several nodes may each have a room of the same workspace. What members of the others do comes in
+through `noticed`, `moved`, `remote_presence`, `remote_typing` and `node_gone`; what those of this
+one do goes out as `Announce`, and as the numbers that the store gives.
+
 Invariants: `seq` grows by exactly one with each message published; a member sees every message
 published after the number that it entered with, whole, once, in order; a user is online as long
-as one of their devices is a member, and for the grace period after.
+as one of their devices is a member on any node, and for the grace period after.
 
-Imports nothing of chatservice but `protocol` and the store's plain records.
+Imports nothing of chatservice but `protocol`, its own parts (`actions`, `presence`) and the
+store's plain records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Generic
 
 import msgspec
 
+from chatservice.actions import (
+    Action,
+    Admit,
+    Announce,
+    Fetch,
+    Key,
+    Load,
+    Recount,
+    Store,
+    ToAll,
+    ToMember,
+)
+from chatservice.presence import Attendance
 from chatservice.protocol import (
     Ack,
     Error,
@@ -26,8 +44,6 @@ from chatservice.protocol import (
     Message,
     Person,
     Pong,
-    Presence,
-    PresenceChange,
     ReadCursor,
     ServerFrame,
     Typing,
@@ -39,9 +55,6 @@ MESSAGE_ID_LENGTH = 64
 TYPING_INTERVAL = 1.0
 """Seconds within which a user's further `typing` frames are dropped."""
 
-Key = TypeVar("Key", bound=Hashable)
-"""What the server uses to name a connection; the room only compares it."""
-
 
 class Rules(msgspec.Struct, frozen=True):
     """What the settings say about every room. Durations in seconds."""
@@ -49,53 +62,6 @@ class Rules(msgspec.Struct, frozen=True):
     presence_grace: float
     text_limit: int
     heartbeat: float
-
-
-class ToAll(msgspec.Struct, frozen=True):
-    """Send this frame to every member who has been welcomed, but not to the user `but`."""
-
-    frame: ServerFrame
-    but: str | None = None
-
-
-class ToMember(msgspec.Struct, Generic[Key], frozen=True):
-    """Send this frame to one member."""
-
-    key: Key
-    frame: ServerFrame
-
-
-class Admit(msgspec.Struct, Generic[Key], frozen=True):
-    """From here on the member is one of all."""
-
-    key: Key
-
-
-class Load(msgspec.Struct, Generic[Key], frozen=True):
-    """What `join` calls for: read what this member needs as of `upto`, then call `entered`."""
-
-    key: Key
-    user: str
-    name: str
-    upto: int
-    after: int | None
-
-
-class Store(msgspec.Struct, Generic[Key], frozen=True):
-    """Make this durable, then call `committed` or `refused` (of a cursor: `moved`)."""
-
-    key: Key
-    operation: Append | MoveCursor
-
-
-class Fetch(msgspec.Struct, frozen=True):
-    """Read the messages numbered `after + 1` to `upto`, then call `fetched`."""
-
-    after: int
-    upto: int
-
-
-Action = ToAll | ToMember[Key] | Admit[Key] | Store[Key] | Fetch
 
 
 class _Member:
@@ -110,15 +76,14 @@ class _Member:
         self.held: list[ServerFrame] | None = []
 
 
-class _User(Generic[Key]):
-    """One person who counts as online: welcomed devices, or none and a running grace period."""
+class _Recount:
+    """A cursor that is being read anew: what others said `since` it was asked for is added."""
 
-    __slots__ = ("devices", "name", "typed_at")
+    __slots__ = ("again", "since")
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.devices: set[Key] = set()
-        self.typed_at = float("-inf")
+    def __init__(self) -> None:
+        self.since = 0
+        self.again = False
 
 
 class Room(Generic[Key]):
@@ -130,24 +95,25 @@ class Room(Generic[Key]):
         self.seq = state.seq
         self._rules = rules
         self._members: dict[Key, _Member] = {}
-        self._online: dict[str, _User[Key]] = {}
-        self._leaving: dict[str, float] = {}
+        self._attendance: Attendance[Key] = Attendance(rules.presence_grace)
         self._joining: dict[Key, _Member] = {}
         self._ahead: dict[int, Message] = {}
         self._known = state.seq
         self._fetching = False
+        self._ahead_cursors: dict[int, dict[str, Cursor]] = {}
+        self._recounts: dict[str, _Recount] = {}
 
     # --- what can be asked ---------------------------------------------------------------
 
     @property
     def empty(self) -> bool:
         """Nobody is here and nobody's grace period runs."""
-        return not self._members and not self._leaving
+        return not self._members and self._attendance.deadline is None
 
     @property
     def deadline(self) -> float | None:
         """When `tick` is to be called next."""
-        return next(iter(self._leaving.values()), None)
+        return self._attendance.deadline
 
     def __len__(self) -> int:
         return len(self._members)
@@ -158,16 +124,15 @@ class Room(Generic[Key]):
 
     def online(self) -> list[Person]:
         """Everybody who counts as online, in the order of their arrival."""
-        return [Person(user, state.name) for user, state in self._online.items()]
+        return self._attendance.online()
 
     def is_online(self, user: str) -> bool:
         """Whether the others see this user as online."""
-        return user in self._online
+        return user in self._attendance
 
     def devices(self, user: str) -> Sequence[Key]:
         """The welcomed connections of one user."""
-        online = self._online.get(user)
-        return tuple(online.devices) if online else ()
+        return self._attendance.devices(user)
 
     # --- coming and going ----------------------------------------------------------------
 
@@ -187,7 +152,7 @@ class Room(Generic[Key]):
         if member is None or member.held is None:
             return []
         held, member.held = member.held, None
-        actions: list[Action[Key]] = list(self._arrive(key, member))
+        actions: list[Action[Key]] = list(self._attendance.arrive(key, member.user, member.name))
         frames: list[ServerFrame] = [
             Welcome(
                 user=member.user,
@@ -210,20 +175,6 @@ class Room(Generic[Key]):
         actions.extend(ToMember(key, frame) for frame in frames)
         return actions
 
-    def _arrive(self, key: Key, member: _Member) -> Iterable[ToAll]:
-        """Count the device; the others hear of it when the user is new, or is called anew."""
-        self._leaving.pop(member.user, None)
-        user = self._online.get(member.user)
-        if user is None:
-            user = self._online[member.user] = _User(member.name)
-            changed = True
-        else:
-            changed = user.name != member.name
-            user.name = member.name
-        user.devices.add(key)
-        if changed:
-            yield ToAll(PresenceChange(member.user, member.name, Presence.ONLINE))
-
     def leave(self, key: Key, now: float) -> list[Action[Key]]:
         """A connection is gone, for whatever reason."""
         member = self._members.pop(key, None)
@@ -231,24 +182,36 @@ class Room(Generic[Key]):
             return []
         if self._joining.pop(key, None) is not None:
             return []
-        user = self._online[member.user]
-        user.devices.discard(key)
-        if user.devices:
-            return []
-        self._leaving[member.user] = now + self._rules.presence_grace
-        return self.tick(now)
+        return [*self._attendance.depart(key, member.user, now)]
 
     def tick(self, now: float) -> list[Action[Key]]:
         """Time has passed: whoever did not come back within the grace period is offline."""
-        actions: list[Action[Key]] = []
-        while self._leaving:
-            user, deadline = next(iter(self._leaving.items()))
-            if deadline > now:
-                break
-            del self._leaving[user]
-            name = self._online.pop(user).name
-            actions.append(ToAll(PresenceChange(user, name, Presence.OFFLINE)))
-        return actions
+        return [*self._attendance.tick(now)]
+
+    # --- other nodes ---------------------------------------------------------------------
+
+    def remote_presence(
+        self, node: str, user: str, name: str, *, present: bool
+    ) -> list[Action[Key]]:
+        """Another node has devices of this user, or has none any more."""
+        return [*self._attendance.remote(node, user, name, present=present)]
+
+    def node_gone(self, node: str, now: float) -> list[Action[Key]]:
+        """A node died: its users have the grace period to come back to another one."""
+        return [*self._attendance.node_gone(node, now)]
+
+    def announcements(self) -> list[Announce]:
+        """Everything that the other nodes should know of this one's users."""
+        return self._attendance.announcements()
+
+    def noticed(self, seq: int) -> list[Action[Key]]:
+        """Another node committed messages up to this number."""
+        self._known = max(self._known, seq)
+        return self._publish()
+
+    def remote_typing(self, user: str) -> list[Action[Key]]:
+        """A member of another node types."""
+        return [ToAll(Typing(user), but=user)]
 
     # --- messages ------------------------------------------------------------------------
 
@@ -300,6 +263,10 @@ class Room(Generic[Key]):
             for member in self._joining.values():
                 if member.held is not None:
                     member.held.append(message)
+            for user, recount in self._recounts.items():
+                recount.since += message.user != user
+            for user, cursor in self._ahead_cursors.pop(self.seq, {}).items():
+                actions.extend(self._show_cursor(user, cursor))
         if self.seq < self._known and not self._fetching:
             self._fetching = True
             actions.append(Fetch(self.seq, self._known))
@@ -321,23 +288,49 @@ class Room(Generic[Key]):
             return [ToMember(key, Error(ErrorCode.BAD_FRAME, why))]
         return [Store(key, MoveCursor(self.workspace, self._members[key].user, seq))]
 
-    def moved(self, user: str, cursor: Cursor) -> list[Action[Key]]:
-        """A user's cursor is durable: tell every device of theirs."""
+    def moved(self, user: str, cursor: Cursor, upto: int) -> list[Action[Key]]:
+        """A user's cursor is durable: tell every device of theirs.
+
+        The unread count is as of the number `upto`. Shown earlier or later than at that number,
+        devices would count a message twice or not at all: so it waits for it, or is taken anew.
+        """
+        if upto > self.seq:
+            self._ahead_cursors.setdefault(upto, {})[user] = cursor
+            return []
+        if upto == self.seq:
+            return self._show_cursor(user, cursor)
+        return self._recount(user)
+
+    def _recount(self, user: str) -> list[Action[Key]]:
+        if (name := self._attendance.name(user)) is None:
+            return []
+        if (running := self._recounts.get(user)) is not None:
+            running.again = True
+            return []
+        self._recounts[user] = _Recount()
+        return [Recount(user, name, self.seq)]
+
+    def recounted(self, user: str, cursor: Cursor | None) -> list[Action[Key]]:
+        """What `Recount` asked for was read; None: it could not be."""
+        recount = self._recounts.pop(user)
+        if cursor is None:
+            return []
+        actions = self._show_cursor(user, Cursor(cursor.read, cursor.unread + recount.since))
+        return [*actions, *(self._recount(user) if recount.again else [])]
+
+    def _show_cursor(self, user: str, cursor: Cursor) -> list[Action[Key]]:
         frame = ReadCursor(cursor.read, cursor.unread)
         for member in self._joining.values():
             if member.user == user and member.held is not None:
                 member.held.append(frame)
-        online = self._online.get(user)
-        return [ToMember(device, frame) for device in online.devices] if online else []
+        return [ToMember(device, frame) for device in self._attendance.devices(user)]
 
     def typing(self, key: Key, now: float) -> list[Action[Key]]:
         """A member types; the others hear of it at most once in `TYPING_INTERVAL`."""
-        name = self._members[key].user
-        user = self._online[name]
-        if now - user.typed_at < TYPING_INTERVAL:
+        user = self._members[key].user
+        if not self._attendance.may_show_typing(user, now, TYPING_INTERVAL):
             return []
-        user.typed_at = now
-        return [ToAll(Typing(name), but=name)]
+        return [ToAll(Typing(user), but=user)]
 
     def ping(self, key: Key) -> list[Action[Key]]:
         """A member asks for the newest number."""

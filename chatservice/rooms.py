@@ -13,14 +13,15 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from chatservice.actions import Announce, Fetch, Recount
+from chatservice.actions import Store as StoreAction
 from chatservice.committer import Committer, Done, Failed
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
 from chatservice.health import StoreHealth
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
-from chatservice.room import Fetch, Room, Rules
-from chatservice.room import Store as StoreAction
+from chatservice.room import Room, Rules
 from chatservice.store import Append, Appended, MoveCursor, Store, StoreError, StoreErrorKind
 from chatservice.timers import TimerWheel
 
@@ -106,7 +107,8 @@ class Rooms:
             metrics=self._metrics,
             defer=self._loop.call_soon,
             store=self._durably,
-            fetch=self._begin_fetch,
+            read=self._begin_read,
+            announce=self._announce,
         )
         self._live[workspace] = live
         self._metrics.rooms.set(len(self._live))
@@ -193,9 +195,11 @@ class Rooms:
             live.pending -= len(results)
             live.carry_out(live.room.committed(results))
         for origin, move, cursor in batch.cursors:
-            touched[origin.live] = None
-            origin.live.pending -= 1
-            origin.live.carry_out(origin.live.room.moved(move.user, cursor))
+            live = origin.live
+            upto = batch.newest.get(move.workspace, live.room.seq)
+            touched[live] = None
+            live.pending -= 1
+            live.carry_out(live.room.moved(move.user, cursor, upto))
         for live in touched:
             live.flush()
         written = perf_counter()
@@ -278,8 +282,29 @@ class Rooms:
                 self._drop(live)
             self._evict(live)
 
-    def _begin_fetch(self, live: LiveRoom, action: Fetch) -> None:
-        self._spawn(self._fetch(live, action))
+    def _announce(self, live: LiveRoom, action: Announce) -> None:
+        """Tell the other nodes; with this store there are none."""
+
+    def _begin_read(self, live: LiveRoom, action: Fetch | Recount) -> None:
+        if isinstance(action, Fetch):
+            self._spawn(self._fetch(live, action))
+        else:
+            self._spawn(self._recount(live, action))
+
+    async def _recount(self, live: LiveRoom, action: Recount) -> None:
+        workspace, upto = live.room.workspace, action.upto
+        try:
+            entry = await self.measured(
+                "enter",
+                lambda: self._store.enter(
+                    workspace, action.user, action.name, upto=upto, after=upto, newest=0
+                ),
+                live,
+            )
+        except StoreError:
+            live.carry_out(live.room.recounted(action.user, None))
+        else:
+            live.carry_out(live.room.recounted(action.user, entry.cursor))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)

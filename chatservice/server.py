@@ -15,6 +15,7 @@ from typing import Any, Final
 from websockets.http11 import Request
 
 from chatservice import protocol
+from chatservice.actions import Store as StoreAction
 from chatservice.admission import Admission, Build
 from chatservice.auth import Authenticator, AuthError
 from chatservice.config import Settings
@@ -27,7 +28,6 @@ from chatservice.metrics import Metrics
 from chatservice.outbox import text_frame
 from chatservice.protocol import CloseCode, Error, ErrorCode, FrameError
 from chatservice.room import Rules
-from chatservice.room import Store as StoreAction
 from chatservice.rooms import Rooms
 from chatservice.store import Store, StoreError, StoreErrorKind
 from chatservice.timers import TimerWheel

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from chatservice.actions import Admit, Announce, Fetch, Load, Recount, Store, ToAll, ToMember
 from chatservice.protocol import (
     Ack,
     Error,
@@ -21,7 +22,7 @@ from chatservice.protocol import (
     Typing,
     Welcome,
 )
-from chatservice.room import Admit, Fetch, Load, Room, Rules, Store, ToAll, ToMember
+from chatservice.room import Room, Rules
 from chatservice.store import Append, Appended, Cursor, Entry, MoveCursor, WorkspaceState
 
 RULES = Rules(presence_grace=10.0, text_limit=20, heartbeat=25.0)
@@ -62,7 +63,7 @@ def test_a_fresh_member_is_welcomed_with_the_newest_history() -> None:
     assert r.join("a", "ann", "Ann", after=None, epoch=None) == Load("a", "ann", "Ann", 2, None)
     page = [message(1), message(2)]
     actions = r.entered("a", Entry(Cursor(1, 1), page, resumed=False, more=True))
-    assert actions[1:] == [
+    assert actions[2:] == [
         Admit("a"),
         ToMember(
             "a", Welcome("ann", "w", "e1", 2, 1, 1, [Person("ann", "Ann")], False, 25.0)
@@ -100,7 +101,10 @@ def test_a_user_is_offline_only_after_the_grace_period() -> None:
     assert r.deadline == 110.0
     assert r.is_online("ann")
     assert r.tick(109.9) == []
-    assert r.tick(110.0) == [ToAll(PresenceChange("ann", "Ann", Presence.OFFLINE))]
+    assert r.tick(110.0) == [
+        Announce("ann", "Ann", present=False),
+        ToAll(PresenceChange("ann", "Ann", Presence.OFFLINE)),
+    ]
     assert r.online() == []
     assert r.deadline is None
 
@@ -192,7 +196,7 @@ def test_what_is_published_while_a_member_joins_reaches_it_after_its_past() -> N
     enter(r, "b", "bob")
     r.join("a", "ann", "Ann", after=0, epoch="e1")
     r.committed([stored("b", 2, "bob")])
-    r.moved("ann", Cursor(2, 0))
+    r.moved("ann", Cursor(2, 0), 2)
     frames = to(r.entered("a", Entry(Cursor(0, 1), [message(1)], True, False)), "a")
     assert isinstance(frames[0], Welcome)
     assert frames[0].seq == 1
@@ -318,7 +322,7 @@ def test_reading_is_stored_and_told_to_every_device_of_the_user() -> None:
     for key, user in (("a1", "ann"), ("a2", "ann"), ("b", "bob")):
         enter(r, key, user)
     assert r.read("a1", 3) == [Store("a1", MoveCursor("w", "ann", 3))]
-    actions = r.moved("ann", Cursor(3, 1))
+    actions = r.moved("ann", Cursor(3, 1), 4)
     assert to(actions, "a1") == to(actions, "a2") == [ReadCursor(3, 1)]
     assert to(actions, "b") == []
     assert shared(actions) == []
@@ -346,3 +350,107 @@ def test_ping_answers_the_newest_number() -> None:
     r = room(seq=7)
     enter(r, "a", "ann")
     assert r.ping("a") == [ToMember("a", Pong(7))]
+
+
+# --- other nodes ----------------------------------------------------------------------------
+
+
+def test_the_other_nodes_hear_once_that_a_user_is_here_and_once_that_it_left() -> None:
+    r = room()
+    first, second = enter(r, "a1", "ann"), enter(r, "a2", "ann")
+    assert Announce("ann", "Ann", present=True) in first
+    assert not any(isinstance(action, Announce) for action in second)
+    assert r.announcements() == [Announce("ann", "Ann", present=True)]
+    assert r.leave("a1", now=0.0) == []
+    assert r.leave("a2", now=0.0) == []
+    assert r.announcements() == [Announce("ann", "Ann", present=True)]
+    assert r.tick(10.0)[0] == Announce("ann", "Ann", present=False)
+    assert r.announcements() == []
+
+
+def test_a_user_of_another_node_is_online_here() -> None:
+    r = room()
+    enter(r, "a", "ann")
+    actions = r.remote_presence("n2", "bob", "Bob", present=True)
+    assert actions == [ToAll(PresenceChange("bob", "Bob", Presence.ONLINE))]
+    assert r.remote_presence("n3", "bob", "Bob", present=True) == []
+    assert r.remote_presence("n2", "bob", "Bob", present=False) == []
+    actions = r.remote_presence("n3", "bob", "Bob", present=False)
+    assert actions == [ToAll(PresenceChange("bob", "Bob", Presence.OFFLINE))]
+    assert r.remote_presence("n3", "bob", "Bob", present=False) == []
+
+
+def test_who_moves_to_another_node_never_leaves() -> None:
+    r = room()
+    enter(r, "a", "ann")
+    r.leave("a", now=0.0)
+    assert r.remote_presence("n2", "ann", "Ann", present=True) == []
+    assert r.tick(10.0) == [Announce("ann", "Ann", present=False)]
+    assert r.is_online("ann")
+    assert shared(r.remote_presence("n2", "ann", "Ann", present=False)) == [
+        PresenceChange("ann", "Ann", Presence.OFFLINE)
+    ]
+
+
+def test_who_comes_from_another_node_is_announced_without_a_second_online() -> None:
+    r = room()
+    r.remote_presence("n2", "ann", "Ann", present=True)
+    actions = enter(r, "a", "ann")
+    assert shared(actions) == []
+    assert actions[0] == Announce("ann", "Ann", present=True)
+    assert r.remote_presence("n2", "ann", "Ann", present=False) == []
+    assert r.is_online("ann")
+
+
+def test_the_users_of_a_dead_node_have_the_grace_period_to_come_back() -> None:
+    r = room()
+    for user in ("bob", "cat", "dan"):
+        r.remote_presence("n2", user, user.title(), present=True)
+    r.remote_presence("n3", "dan", "Dan", present=True)
+    assert r.node_gone("n2", now=50.0) == []
+    assert shared(enter(r, "b", "bob")) == []
+    assert r.tick(60.0) == [ToAll(PresenceChange("cat", "Cat", Presence.OFFLINE))]
+    assert {person.user for person in r.online()} == {"bob", "dan"}
+
+
+def test_messages_of_another_node_are_fetched_and_published() -> None:
+    r = room()
+    enter(r, "a", "ann")
+    assert r.noticed(2) == [Fetch(0, 2)]
+    assert r.noticed(3) == []
+    assert r.fetched([message(1), message(2)]) == [
+        ToAll(message(1)),
+        ToAll(message(2)),
+        Fetch(2, 3),
+    ]
+    assert r.noticed(1) == []
+
+
+def test_an_unread_count_waits_for_the_messages_that_it_counts() -> None:
+    r = room()
+    enter(r, "a", "ann")
+    assert r.moved("ann", Cursor(0, 2), 2) == []
+    assert r.noticed(2) == [Fetch(0, 2)]
+    assert r.fetched([message(1, "bob"), message(2, "bob")]) == [
+        ToAll(message(1, "bob")),
+        ToAll(message(2, "bob")),
+        ToMember("a", ReadCursor(0, 2)),
+    ]
+
+
+def test_an_unread_count_that_comes_late_is_taken_anew() -> None:
+    r = room(seq=1)
+    enter(r, "a", "ann")
+    r.committed([stored("b", 2, "bob")])
+    assert r.moved("ann", Cursor(1, 0), 1) == [Recount("ann", "Ann", 2)]
+    assert r.moved("ann", Cursor(1, 0), 1) == []
+    r.committed([stored("b", 3, "bob"), stored("a", 4)])
+    assert r.recounted("ann", Cursor(1, 1)) == [
+        ToMember("a", ReadCursor(1, 2)),
+        Recount("ann", "Ann", 4),
+    ]
+    assert r.recounted("ann", None) == []
+
+
+def test_typing_on_another_node_shows_here_but_not_to_the_typist() -> None:
+    assert room().remote_typing("bob") == [ToAll(Typing("bob"), but="bob")]
