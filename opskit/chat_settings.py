@@ -52,17 +52,20 @@ def check(
     complaints: list[Complaint] = []
     mapping: dict[str, Any] = {}
     for name, section in chat.items():
+        # A copy: an alias may have two environments share a section.
         mapping[name] = dict(section) if isinstance(section, Mapping) else section
-        if section is None:
+        if not isinstance(section, Mapping) and name in Settings.__struct_fields__:
             mapping[name] = {}
+            if section is not None:
+                why = f"expected a mapping of settings, got {got(section)}"
+                complaints.append(Complaint((name,), why))
     for key, why in OWN_KEYS.items():
         name, field = key.split(".")
         section = mapping.setdefault(name, {})
-        if isinstance(section, dict):
-            if section.pop(field, None) is not None:
-                complaints.append(Complaint((name, field), why))
-            if key in own:
-                section[field] = own[key]
+        if section.pop(field, None) is not None:
+            complaints.append(Complaint((name, field), why))
+        if key in own:
+            section[field] = own[key]
     kept: dict[tuple[Key, ...], list[int]] = {}
     while True:
         try:
@@ -102,8 +105,6 @@ def _remove(
             return False
     if isinstance(parent, dict) and path and path[-1] in parent:
         del parent[path[-1]]
-        if len(path) == 1 and path[0] in Settings.__struct_fields__:
-            parent[path[0]] = {}
         return True
     if isinstance(parent, list) and isinstance(path[-1], int) and path[-1] < len(parent):
         kept.setdefault(path[:-1], list(range(len(parent)))).pop(path[-1])
@@ -193,8 +194,6 @@ def _expected(path: tuple[Key, ...]) -> str:
             return "one of " + ", ".join(map(str, values))
         case inspect.ListType():
             return "a list"
-        case inspect.StructType():
-            return "a mapping of settings"
         case _:
             return ""
 

@@ -107,18 +107,15 @@ class Environment:
         values: dict[str, Secret] = {}
         problems: list[Problem] = []
         for name, ref in self.secrets.items():
-            generated = Path(self.layout.secret(name)) if self._may_generate(name) else None
+            place = Path(self.layout.secret(name))
             try:
-                values[name] = resolve(ref, self.base_dir, generated=generated)
+                values[name] = resolve(ref, self.base_dir, generated=place)
                 check_value(name, ref, values[name])
             except ConfigError as error:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
         return values
-
-    def _may_generate(self, name: str) -> bool:
-        return self.target == "local" and name == "jwt_secret"
 
     def require_deployable(self) -> None:
         """Check that there is something to deploy to.

@@ -166,7 +166,7 @@ def _syntax_problem(name: str, text: str, error: yaml.YAMLError) -> Problem:
         problem = "an alias (*) to an anchor (&) that is not there"
     elif "another document" in problem:
         problem = "a second document (---)"
-    elif "anchor" in problem:
+    elif "duplicate anchor" in (error.context or ""):
         problem = "an anchor (&) whose name was there before"
     elif isinstance(error, ConstructorError) and "tag" in problem:
         problem = "a tag (!) that means nothing here"

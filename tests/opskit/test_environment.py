@@ -167,12 +167,15 @@ def test_sections_without_keys_are_the_defaults(file: Path) -> None:
 def test_anchors_and_merges_share_settings_between_environments(file: Path) -> None:
     file.write_text(
         DEV.replace("  dev:", "  dev: &dev", 1)
-        + "    chat: &chat\n      history: {keep: 70}\n"
+        + "    chat:\n      history: {keep: 70}\n      service: {}\n      auth: {}\n"
         + "  test:\n    <<: *dev\n    root: .opskit/test\n"
+        + "  next:\n    <<: *dev\n    root: .opskit/next\n"
     )
     environments = load_environments(file)
     assert environments.get("test").settings.history.keep == 70
-    assert environments.get("test").root.name == "test"
+    for name in ("dev", "test", "next"):
+        state = environments.get(name).chat_settings()["service"]["state_dir"]
+        assert state == str(file.parent / ".opskit" / name / "state")
 
 
 # --- what is wrong ------------------------------------------------------------------------
@@ -236,6 +239,10 @@ else: 1
          "service, auth, store, history, limits, timing, log"),
         ("    chat: {limits: 7}", "7: environments.dev.chat.limits: expected a mapping of "
          "settings, got 7"),
+        ("    chat: {auth: 7}", "7: environments.dev.chat.auth: expected a mapping of "
+         "settings, got 7"),
+        ("    chat: {service: {prot: 1}}", "7: environments.dev.chat.service.prot: unknown key; "
+         "did you mean port? known here: host, port, admin_host, admin_port"),
         ("    chat: {limits: {rate: 0}}", "7: environments.dev.chat.limits.rate: expected "
          "number > 0, got 0"),
         ("    chat: {limits: {burst: true}}", "7: environments.dev.chat.limits.burst: expected "
@@ -332,7 +339,7 @@ def test_a_missing_root_is_named(file: Path) -> None:
 
 
 def test_two_environments_cannot_share_a_root(file: Path) -> None:
-    more = "  test:\n    target: local\n    root: ./.opskit//dev/\n    secrets:\n"
+    more = "  test:\n    target: local\n    root: x/../.opskit//dev/\n    secrets:\n"
     assert complaint(file, DEV + more + "      jwt_secret: generate\n") == (
         "environments.yaml:9: environments.test.root: is also the root of dev; give each "
         "environment its own"

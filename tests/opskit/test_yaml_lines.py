@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -96,10 +97,22 @@ def test_all_duplicates_are_named_at_once(file: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("value", ["*hunter2", "!hunter2 x", '"hunter2', "&hunter2 a\nb: &hunter2"])
-def test_an_error_quotes_no_value(file: Path, value: str) -> None:
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("*hunter2", "an alias (*) to an anchor (&) that is not there, column 9"),
+        ("!hunter2 x", "a tag (!) that means nothing here, column 9"),
+        ("&hunter2 a\nb: &hunter2 b", "an anchor (&) whose name was there before, column 4"),
+        ('"hunter2', "found unexpected end of stream, column 1"),
+        ("@hunter2", "found character '@' that cannot start any token, column 9"),
+    ],
+)
+def test_an_error_quotes_no_value(file: Path, value: str, expected: str) -> None:
     """A password may begin with a character that means something in YAML."""
-    assert "hunter2" not in complaint(file, f"secret: {value}\nx: {{\n")
+    found = complaint(file, f"secret: {value}\n")
+    assert re.sub(r"^some.yaml:\d: is not YAML: ", "", found) == (
+        f"{expected}; if it is text, put it in quotes"
+    )
 
 
 def test_a_file_that_is_not_utf_8_or_not_there_is_named(file: Path) -> None:
