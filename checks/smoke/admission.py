@@ -58,7 +58,7 @@ async def no_token(stage: Stage) -> Found:
 
 @check(
     "bad_token",
-    "A token signed with a wrong key is refused (401)",
+    "A wrongly signed token is refused (401)",
     look_at="auth.secret_file or auth.jwks_file in the settings: which keys are taken",
 )
 async def bad_token(stage: Stage) -> Found:
@@ -79,7 +79,7 @@ async def expired_token(stage: Stage) -> Found:
 
 @check(
     "foreign_workspace",
-    "A token for one workspace does not open another (403)",
+    "A token opens no workspace but its own (403)",
     look_at="the `workspaces` claim of the tokens, and who signs them",
 )
 async def foreign_workspace(stage: Stage) -> Found:
@@ -90,7 +90,7 @@ async def foreign_workspace(stage: Stage) -> Found:
 
 @check(
     "token_carriers",
-    "A good token is taken from the header, the subprotocol and the address",
+    "Tokens travel by header, subprotocol and address",
     look_at="whether a proxy in front drops Authorization, Sec-WebSocket-Protocol or the query",
 )
 async def token_carriers(stage: Stage) -> Found:
@@ -122,7 +122,7 @@ async def foreign_origin(stage: Stage) -> Found:
 
 @check(
     "allowed_origin",
-    "A browser's page of each allowed origin is let in",
+    "Pages of the allowed origins are let in",
     look_at="auth.origins in the settings: exactly as the browser sends it, port included",
 )
 async def allowed_origin(stage: Stage) -> Found:
@@ -152,7 +152,7 @@ async def allowed_origin(stage: Stage) -> Found:
 
 @check(
     "cors",
-    "A page of an allowed origin may read the GET API, and no other",
+    "Only pages of allowed origins may read the GET API",
     look_at="auth.origins in the settings, and whether a proxy in front sets CORS headers itself",
 )
 async def cors(stage: Stage) -> Found:
@@ -180,7 +180,7 @@ async def cors(stage: Stage) -> Found:
 
 @check(
     "preflight",
-    "A browser's question whether a page may send a token is answered",
+    "A browser's CORS preflight is answered",
     look_at="whether a proxy in front answers OPTIONS itself",
 )
 async def preflight(stage: Stage) -> Found:

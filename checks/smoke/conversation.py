@@ -100,7 +100,7 @@ async def online(stage: Conversation) -> Found:
 
 @check(
     "delivery",
-    "A message of each user reaches all the others in time",
+    "What each user writes reaches all the others in time",
     needs=("connect",),
     look_at="the host's load, the disk's time to sync, and the network in between",
 )
@@ -149,7 +149,7 @@ async def _arrival(device: Device, message: Sent) -> tuple[Device, Sent, float]:
 
 @check(
     "order",
-    "All users see the same messages in the same order, numbered without a gap",
+    "All see the same order, numbered without a gap",
     needs=("delivery",),
     look_at="the service's log; two processes must never serve one workspace from one database",
 )
@@ -180,7 +180,7 @@ async def order(stage: Conversation) -> Found:
 
 @check(
     "ack",
-    "Every message is acknowledged once, with its own number",
+    "Each message is acknowledged once, with its number",
     needs=("delivery",),
     look_at="the service's log, for refused writes of that workspace",
 )
@@ -220,7 +220,7 @@ async def _next_number(stage: Conversation, device: Device, text: str) -> None:
 
 @check(
     "repeated_id",
-    "A message sent again with the same id is stored once and has the same number",
+    "A message sent twice with one id is stored once",
     needs=("delivery",),
     look_at="the unique key on workspace, user and id in the database",
 )
@@ -252,7 +252,7 @@ async def repeated_id(stage: Conversation) -> Found:
 
 @check(
     "typing",
-    "Typing shows to the others, not to the one who types, and is not stored",
+    "Typing shows to the others, and is not stored",
     needs=("delivery",),
     look_at="the service's log",
 )
@@ -276,7 +276,7 @@ async def typing(stage: Conversation) -> Found:
 
 @check(
     "too_long",
-    "A text over the limit is refused, one at the limit is not, and the connection lives on",
+    "A text over the limit is refused, and nothing more",
     needs=("delivery",),
     look_at="limits.text in the settings, and limits.frame_bytes: a frame must hold such a text",
 )

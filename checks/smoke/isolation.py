@@ -100,7 +100,7 @@ async def isolation(stage: TwoWorkspaces) -> Found:
 
 @check(
     "isolation_kept",
-    "Presence, history and unread counts of one workspace do not show in another",
+    "No workspace shows another's members or history",
     look_at=LOOK_AT,
 )
 async def isolation_kept(stage: TwoWorkspaces) -> Found:

@@ -63,7 +63,7 @@ class Departures(Stage):
 
 @check(
     "offline",
-    "Who leaves is offline after the grace period, and not before",
+    "Who leaves is offline after the grace period, not before",
     look_at=LOOK_AT,
 )
 async def offline(stage: Departures) -> Found:
@@ -123,7 +123,7 @@ async def second_device(stage: Departures) -> Found:
 
 @check(
     "short_absence",
-    "Who is back within the grace period was never away",
+    "Who is back within the grace period never left",
     look_at=LOOK_AT,
 )
 async def short_absence(stage: Departures) -> Found:

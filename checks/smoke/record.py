@@ -134,7 +134,7 @@ async def _page_through(
 
 @check(
     "members_api",
-    "The GET API shows who is online and how much each has not read",
+    "The GET API shows who is online, and what is unread",
     needs=("delivery",),
     look_at="what a proxy in front does to /api/chat/workspace/",
 )

@@ -44,7 +44,7 @@ class Comeback(Stage):
 
 @check(
     "resume",
-    "Who reconnects gets all that was missed, and nothing twice",
+    "Who reconnects gets all that was missed, once",
     look_at=LOOK_AT,
 )
 async def resume(stage: Comeback) -> Found:

@@ -39,7 +39,7 @@ async def answers(stage: Stage) -> Found:
 
 @check(
     "health",
-    "The service says that it is healthy",
+    "It says that it is healthy",
     needs=("answers",),
     look_at="the last lines of the service's log",
 )
@@ -50,7 +50,7 @@ async def health(stage: Stage) -> Found:
 
 @check(
     "ready",
-    "The service says that it is ready",
+    "It says that it is ready",
     needs=("answers",),
     look_at="the reason in that answer; usually the disk, the database file or its lock",
 )
@@ -72,7 +72,7 @@ async def _is_200(stage: Stage, path: str) -> Found:
 
 @check(
     "version",
-    "The service says which release it is",
+    "It says which release it is",
     needs=("answers",),
     look_at="the manifest of the release, and what started the process",
 )

@@ -82,7 +82,7 @@ async def unread(stage: Unread) -> Found:
 
 @check(
     "unread_devices",
-    "What is read on one device is read on the user's other ones",
+    "What is read on one device is read on the others",
     look_at=LOOK_AT,
 )
 async def unread_devices(stage: Unread) -> Found:
@@ -116,7 +116,7 @@ async def unread_own(stage: Unread) -> Found:
 
 @check(
     "unread_offline",
-    "Who was away comes back to the right number of unread messages",
+    "Who was away comes back to the right unread count",
     look_at=LOOK_AT,
 )
 async def unread_offline(stage: Unread) -> Found:

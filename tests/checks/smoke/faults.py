@@ -109,9 +109,9 @@ FAULTS: Final[dict[str, Fault]] = {
     "future-believed": _of("ahead", by=_room.future_believed),
     # --- going away
     "grace-halved": _of(
-        "offline", overrides={"timing": {"presence_grace": PRESENCE_GRACE / 2}}, bound=1.0
+        "offline", overrides={"timing": {"presence_grace": 1.0}}, bound=5.0, grace=2.0
     ),
-    "grace-endless": _of("offline", overrides={"timing": {"presence_grace": 600.0}}, bound=1.0),
+    "grace-endless": _of("offline", overrides={"timing": {"presence_grace": 600.0}}, bound=5.0),
     "ghost-welcomed": _of("offline", by=_room.ghost_welcomed),
     "one-device-is-all": _of("second_device", by=_room.one_device_is_all),
     "blink-shown": _of("short_absence", by=_room.blink_shown, grace=2.0),

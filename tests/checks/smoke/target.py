@@ -21,7 +21,7 @@ SETTINGS: Final[dict[str, dict[str, Any]]] = {
 
 
 def target_of(service: ServiceProcess, **changes: Any) -> SmokeTarget:
-    """Describe a service as it is configured now, whatever it does, or is configured to do later."""
+    """Describe a service as it is configured now, whatever it does, or is told later."""
     settings, path = service.settings, service.settings.control_socket
 
     async def forget(workspace: str) -> None:

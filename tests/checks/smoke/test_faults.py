@@ -2,52 +2,84 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
 import pytest
 
-from checks.smoke import run_smoke
+from checks.smoke import Report, run_smoke
 from checks.smoke.runner import GROUPS
-from tests.checks.smoke.faults import FAULTS, Fault
+from tests.checks.smoke.faults import FAULTS
 from tests.checks.smoke.target import SETTINGS, target_of
-from tests.conftest import ServiceFactory
+from tests.service_process import ServiceProcess
 
-PATIENCE = 3.0
+AT_ONCE = 4
+"""Services that run at the same time: most of the time of a run is waiting."""
+PATIENCE = 5.0
 """Seconds to wait for what the fault keeps from coming."""
+CHECKS = {check.name for group in GROUPS for check in group.checks}
 
 
-@pytest.mark.parametrize(("name", "fault"), FAULTS.items(), ids=list(FAULTS))
-async def test_the_checks_for_a_fault_go_red_and_no_others(
-    name: str, fault: Fault, service_factory: ServiceFactory
-) -> None:
-    """A service with this fault fails just the checks that the table names."""
-    service = service_factory(
-        SETTINGS,
-        program=("-m", "tests.checks.smoke.broken_service", name),
-        start=False,
-    )
+def run_against(name: str, root: Path) -> tuple[Report, str]:
+    """Run the smoke test against a service with this fault; give the report and the log."""
+    fault = FAULTS[name]
+    program = ("-m", "tests.checks.smoke.broken_service", name)
+    service = ServiceProcess(root, overrides=SETTINGS, program=program)
     service.configure({"timing": {"presence_grace": fault.grace}})
-    target = target_of(service)
+    target = target_of(service)  # what the service should be, before it gets wrong settings
     service.configure(fault.overrides)
-    service.start(ready=False)
-    service.wait_answering()
+    try:
+        service.start(ready=False)
+        service.wait_answering()
+        report = asyncio.run(run_smoke(target, patience=PATIENCE, delivery_bound=fault.bound))
+    finally:
+        service.close()
+    return report, service.log_tail()
 
-    report = await run_smoke(target, patience=PATIENCE, delivery_bound=fault.bound)
+
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Mapping[str, Future[tuple[Report, str]]]]:
+    """Run all the faults that were selected, several at the same time."""
+    root = tmp_path_factory.mktemp("faults")
+    selected = [
+        str(item.callspec.params["fault"])
+        for item in request.session.items
+        if isinstance(item, pytest.Function)
+        and item.module is request.module
+        and hasattr(item, "callspec")
+    ]
+    pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fault")
+    try:
+        yield {name: pool.submit(run_against, name, root / name) for name in selected}
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_just_the_checks_for_a_fault_go_red(
+    fault: str, runs: Mapping[str, Future[tuple[Report, str]]]
+) -> None:
+    """A service with this fault fails the checks that the table names, and no others."""
+    report, log = runs[fault].result(timeout=300)
 
     failed = {result.name: result.detail for result in report.failures}
-    assert fault.red <= set(failed) <= fault.red | fault.may, failed
+    expected = FAULTS[fault]
+    assert expected.red <= set(failed) <= expected.red | expected.may, f"{failed}\n{log}"
     assert not report.ok
 
 
 def test_every_check_has_a_fault() -> None:
     """No check can be added without a fault that it notices."""
     seen_in_test_unreachable = {"answers"}
-    checks = {check.name for group in GROUPS for check in group.checks}
     covered = {name for fault in FAULTS.values() for name in fault.red}
 
-    assert covered | seen_in_test_unreachable == checks
+    assert covered | seen_in_test_unreachable == CHECKS
 
 
 def test_no_fault_names_an_unknown_check() -> None:
     """A renamed check must be renamed in the table of faults too."""
-    checks = {check.name for group in GROUPS for check in group.checks}
-
-    assert {name for fault in FAULTS.values() for name in fault.red | fault.may} <= checks
+    assert {name for fault in FAULTS.values() for name in fault.red | fault.may} <= CHECKS
