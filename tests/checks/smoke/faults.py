@@ -61,6 +61,21 @@ FAULTS: Final[dict[str, Fault]] = {
     "full": _of(
         "connect", "token_carriers", "allowed_origin", "renewal", "renewal_refused", by=_door.full
     ),
+    "tokens-checked-slowly": _of(
+        "connect",
+        "bad_token",
+        "expired_token",
+        "foreign_workspace",
+        "token_carriers",
+        "allowed_origin",
+        "cors",
+        "renewal",
+        "renewal_refused",
+        by=_door.tokens_checked_slowly,
+    ),
+    "commit-hangs": _of(
+        "delivery", "unread", "resume", "isolation", "client", by=_record.commit_hangs
+    ),
     "welcome-without-others": _of("online", by=_room.welcome_without_others),
     "arrivals-unannounced": _of("online", "offline", by=_room.arrivals_unannounced),
     "message-lost": _of(

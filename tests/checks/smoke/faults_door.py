@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -64,6 +65,16 @@ def nameless() -> None:
 def full() -> None:
     """There is no room for anybody."""
     around(ConnectionCounts, "admit", lambda *_: Refusal(503, "full", 5))
+
+
+def tokens_checked_slowly() -> None:
+    """Whoever shows a token waits for longer than anybody has patience."""
+
+    async def verify_refreshing(original: Any, authenticator: Authenticator, token: str) -> Any:
+        await asyncio.sleep(15)
+        return await original(authenticator, token)
+
+    around(Authenticator, "verify_refreshing", verify_refreshing)
 
 
 def anonymous_let_in() -> None:

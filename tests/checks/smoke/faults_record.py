@@ -99,6 +99,17 @@ def api_with_other_epoch() -> None:
     around(admission, "json_response", json_response)
 
 
+def commit_hangs() -> None:
+    """Messages are taken, and never stored or refused."""
+
+    async def commit(original: Any, store: SqliteStore, appends: Any, reads: Any) -> Any:
+        if appends:
+            await asyncio.get_running_loop().create_future()
+        return await original(store, appends, reads)
+
+    around(SqliteStore, "commit", commit)
+
+
 def repeat_stored_again() -> None:
     """A repeated message is stored a second time."""
     known: set[tuple[str, str, str]] = set()

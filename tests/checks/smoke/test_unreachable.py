@@ -29,10 +29,13 @@ def stopped(service_factory: ServiceFactory) -> ServiceProcess:
 @pytest.fixture
 async def silent() -> AsyncIterator[str]:
     """A server that accepts connections and never says anything."""
-    server = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    accepted: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: accepted.append(writer), "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
     yield f"http://{host}:{port}"
     server.close()
+    for writer in accepted:
+        writer.close()
 
 
 @pytest.fixture
