@@ -26,10 +26,12 @@ def test_differences_name_every_file_and_how_it_differs(tmp_path: Path) -> None:
     (tmp_path / "changed").write_text("y")
     (tmp_path / "link").symlink_to("same")
     (tmp_path / "extra link").symlink_to("nowhere")
+    (tmp_path / "extra directory").symlink_to("/tmp")
     expected = {"same": X, "changed": X, "gone/file": X, "link": X}
     assert differences(tmp_path, expected, beside={"beside", "not there"}) == [
         "changed: was changed",
         "extra: should not be there",
+        "extra directory: should not be there",
         "extra link: should not be there",
         "gone/file: is missing",
         "link: is not a file",

@@ -241,6 +241,12 @@ def test_generate_makes_a_long_secret_once_for_its_owner_alone(tmp_path: Path) -
     assert resolve(ref("generate"), tmp_path, generated=other) != first
 
 
+def test_a_directory_of_secrets_that_others_can_enter_is_closed(tmp_path: Path) -> None:
+    (tmp_path / "secrets").mkdir(mode=0o755)
+    resolve(ref("generate"), tmp_path, generated=tmp_path / "secrets/jwt_secret")
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+
+
 def test_many_who_generate_at_once_get_one_secret(tmp_path: Path) -> None:
     path = tmp_path / "secrets/jwt_secret"
     with ThreadPoolExecutor(16) as pool:
