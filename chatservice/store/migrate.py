@@ -26,7 +26,9 @@ _FILE_NAME = re.compile(r"(\d{3})_\w+\.sql")
 _READABLE_FROM = re.compile(r"^-- readable-from: (\d+)\s*$", re.MULTILINE)
 
 
-class _Migration(NamedTuple):
+class Migration(NamedTuple):
+    """One step from a version of the schema to the next."""
+
     version: int
     readable_from: int
     name: str
@@ -39,7 +41,7 @@ def release_schema(migrations: Path = MIGRATIONS) -> SchemaVersion:
     Raises:
         StoreError: a migration file is misnamed, missing or without its header (`INTERNAL`).
     """
-    found = _load(migrations)
+    found = load_migrations(migrations)
     return SchemaVersion(found[-1].version, max(each.readable_from for each in found))
 
 
@@ -76,7 +78,7 @@ def migrate(
         StoreError: `SCHEMA` where this release cannot work with the database; or it cannot be
             opened or written.
     """
-    steps = _load(migrations)
+    steps = load_migrations(migrations)
     try:
         create_file(path)
         with closing(connect(path, mode="rw", busy_timeout=busy_timeout)) as connection:
@@ -92,9 +94,9 @@ def migrate(
     return schema
 
 
-def _load(directory: Path) -> list[_Migration]:
+def load_migrations(directory: Path) -> list[Migration]:
     """Read the migrations, and check that they are numbered 1, 2, 3 ..."""
-    found: list[_Migration] = []
+    found: list[Migration] = []
     for file in sorted(directory.glob("*.sql")):
         name, sql = _FILE_NAME.fullmatch(file.name), file.read_text(encoding="utf-8")
         header = _READABLE_FROM.search(sql)
@@ -103,7 +105,7 @@ def _load(directory: Path) -> list[_Migration]:
             raise _broken(file, f"the next migration must be called {expected:03d}_<name>.sql")
         if not header or not 1 <= int(header[1]) <= expected:
             raise _broken(file, f"needs a line `-- readable-from: N`, N from 1 to {expected}")
-        found.append(_Migration(expected, int(header[1]), file.stem, sql))
+        found.append(Migration(expected, int(header[1]), file.stem, sql))
     if not found:
         raise _broken(directory, "holds no migration; the release is incomplete")
     return found
@@ -157,7 +159,7 @@ def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) ->
         time.sleep(0.01)
 
 
-def _apply(connection: sqlite3.Connection, step: _Migration, path: Path) -> None:
+def _apply(connection: sqlite3.Connection, step: Migration, path: Path) -> None:
     """Apply one migration in one transaction, unless it was applied before."""
     if _version(connection, path) >= step.version:
         return
