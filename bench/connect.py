@@ -1,0 +1,230 @@
+"""Connections: how many handshakes a second, and the memory that an idle one costs.
+
+    python -m bench.connect [--connections N N] [--handshakes N] [--rounds N] [--peers ...] [--json]
+
+A handshake is the upgrade request with a token (HS256), the room, and its first frame: with the
+chat service that is `welcome`, after it durably noted that the user has been there and read what
+they missed. The peers check the same token, and store nothing. Keep-alive is on everywhere.
+
+Memory is what the server process grows by from the first number of idle connections to the
+second, divided by the difference, so that what it needs without any does not count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import functools
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from bench.load import Shape, Swarm
+from bench.machine import Cores, allow_descriptors, cpu_seconds, facts, memory_bytes
+from bench.member import LoadError
+from bench.report import Round, describe, median_of, progress, ratio, rounded, table
+from bench.servers import NAMES, OURS, Running, running
+from tests.service_process import ServiceFailed
+
+ROOM: Final = 10
+"""Members a room. What a room costs is part of what a connection costs."""
+TARGET_KIB: Final = 8.0
+"""What we promise of a connection of ours."""
+SETTLE_SECONDS: Final = 1.0
+"""How long the server is left alone before its memory is read."""
+
+Rounds = dict[str, list[Round]]
+
+
+def swarm_of(server: Running, connections: int, *, first_room: int = 0) -> Swarm:
+    """Make a swarm whose members all read everything, and so answer the server's pings."""
+    return Swarm(
+        server.dialect,
+        Shape(max(1, connections // ROOM), min(ROOM, connections), 0),
+        server.port,
+        server.token,
+        functools.partial(cpu_seconds, server.pid),
+        complete=None,
+        first_room=first_room,
+    )
+
+
+async def handshakes(server: Running, count: int) -> dict[str, float]:
+    """Open so many connections as fast as the server takes them; close them again."""
+    swarm = swarm_of(server, count)
+    started, cpu = time.perf_counter(), cpu_seconds(server.pid)
+    await swarm.connect()
+    seconds, cpu = time.perf_counter() - started, cpu_seconds(server.pid) - cpu
+    await swarm.leave()
+    return {
+        "handshakes_per_second": len(swarm) / seconds,
+        "handshakes_per_cpu_second": len(swarm) / cpu,
+    }
+
+
+async def memory(server: Running, few: int, many: int) -> dict[str, float]:
+    """Hold few connections, then many; give what each further one took."""
+    first = swarm_of(server, few)
+    await first.connect()
+    await asyncio.sleep(SETTLE_SECONDS)
+    before = memory_bytes(server.pid)
+    second = swarm_of(server, many - few, first_room=few)
+    await second.connect()
+    await asyncio.sleep(SETTLE_SECONDS)
+    after = memory_bytes(server.pid)
+    for swarm in (first, second):
+        swarm.check()
+        await swarm.leave()
+    return {
+        f"{kind}_kib_per_connection": (after[kind] - before[kind]) / len(second) / 1024
+        for kind in before
+    }
+
+
+async def measure(
+    name: str, directory: Path, cores: Cores, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Measure one server: handshakes, then memory in a process that has done nothing yet."""
+    with running(name, directory / "h", cores, keep_alive=True) as server:
+        await (warm := swarm_of(server, ROOM)).connect()
+        await warm.leave()
+        speed = await handshakes(server, arguments.handshakes)
+    with running(name, directory / "m", cores, keep_alive=True) as server:
+        return speed | await memory(server, *arguments.connections)
+
+
+def run(arguments: argparse.Namespace, cores: Cores, state_dir: Path) -> Rounds:
+    """Measure everything, round by round; who goes first in a round changes."""
+    servers = [OURS, *arguments.peers]
+    rounds: Rounds = {}
+    directories = itertools.count()
+    for number in range(arguments.rounds):
+        first = number % len(servers)
+        for name in servers[first:] + servers[:first]:
+            progress(f"round {number + 1} of {arguments.rounds}: {name}")
+            directory = state_dir / str(next(directories))  # short: a socket's path is in it
+            measured = uvloop.run(measure(name, directory, cores, arguments))
+            rounds.setdefault(name, []).append(measured)
+    return rounds
+
+
+def as_text(rounds: Rounds, machine: dict[str, Any], cores: Cores, note: str) -> str:
+    """Write everything for a person."""
+    header = ("", "handshakes/s", "per CPU-s", "KiB each (USS)", "KiB each (PSS)", "ours is")
+    rows = []
+    for name in NAMES:
+        if name not in rounds:
+            continue
+        m = median_of(rounds[name])
+        rows.append(
+            (
+                name,
+                f"{m['handshakes_per_second']:,.0f}",
+                f"{m['handshakes_per_cpu_second']:,.0f}",
+                f"{m['uss_kib_per_connection']:.1f}",
+                f"{m['pss_kib_per_connection']:.1f}",
+                "" if name == OURS else _compared(rounds, name),
+            )
+        )
+    ours = median_of(rounds[OURS])["uss_kib_per_connection"]
+    verdict = f"{'met' if ours <= TARGET_KIB else 'MISSED':6}  "
+    verdict += f"KiB a connection: {ours:.2f}, target {TARGET_KIB:g}"
+    return "\n\n".join((describe(machine, cores), note, table(header, rows), verdict))
+
+
+def _compared(rounds: Rounds, name: str) -> str:
+    speed = ratio(rounds[OURS], rounds[name], "handshakes_per_cpu_second")
+    size = ratio(rounds[OURS], rounds[name], "uss_kib_per_connection")
+    return f"{speed:.2f}x as fast per CPU, {size:.2f}x the memory"
+
+
+def as_json(
+    rounds: Rounds, machine: dict[str, Any], cores: Cores, arguments: argparse.Namespace
+) -> str:
+    """Write everything for a script."""
+    ours = median_of(rounds[OURS])["uss_kib_per_connection"]
+    what = "KiB a connection (USS)"
+    return json.dumps(
+        {
+            "bench": "connect",
+            "machine": machine | {"placement": str(cores)},
+            "parameters": {
+                key: getattr(arguments, key) for key in ("connections", "handshakes", "rounds")
+            }
+            | {"room": ROOM},
+            "cells": [
+                {
+                    "server": name,
+                    "rounds": [rounded(r) for r in of_server],
+                    "median": rounded(median_of(of_server)),
+                }
+                for name, of_server in rounds.items()
+            ],
+            "ratios": [
+                {"peer": name}
+                | {key: round(ratio(rounds[OURS], of_peer, key), 2) for key in of_peer[0]}
+                for name, of_peer in rounds.items()
+                if name != OURS
+            ],
+            "targets": [
+                {"what": what, "target": TARGET_KIB, "got": ours, "met": ours <= TARGET_KIB}
+            ],
+        },
+        indent=2,
+    )
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="bench.connect", description=__doc__.splitlines()[0])
+    peers = [name for name in NAMES if name != OURS]
+    parser.add_argument(
+        "--connections", type=int, nargs=2, default=[1000, 5000], metavar="N",
+        help="idle ones held when memory is read, twice (1000 5000)",
+    )  # fmt: skip
+    parser.add_argument("--handshakes", type=int, default=2000, help="timed together (2000)")
+    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
+    parser.add_argument("--peers", nargs="*", default=peers, choices=peers)
+    parser.add_argument(
+        "--state-dir", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)"
+    )
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args(argv)
+    few, many = arguments.connections
+    if any(number % ROOM or number < ROOM for number in (few, many, arguments.handshakes)):
+        parser.error(f"--connections and --handshakes must be multiples of {ROOM}")
+    if few >= many or arguments.rounds < 1:
+        parser.error("--connections must grow, and --rounds must be positive")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the bench; give the exit status."""
+    arguments = parse(argv)
+    cores = Cores()
+    try:
+        allow_descriptors()
+        with tempfile.TemporaryDirectory(prefix="b-", dir=arguments.state_dir) as scratch:
+            state_dir = Path(scratch)
+            machine = facts(state_dir)
+            rounds = run(arguments, cores, state_dir)
+    except (LoadError, ServiceFailed, OSError) as error:
+        print(f"bench.connect: {error}", file=sys.stderr)
+        return 1
+    if arguments.json:
+        print(as_json(rounds, machine, cores, arguments))
+        return 0
+    note = f"{arguments.rounds} rounds, medians; rooms of {ROOM}; all on 127.0.0.1"
+    print(as_text(rounds, machine, cores, note))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
