@@ -221,6 +221,8 @@ class Room(Generic[Key]):
         if not 1 <= len(id) <= MESSAGE_ID_LENGTH:
             why = f"send: `id` must have 1 to {MESSAGE_ID_LENGTH} characters"
             return [ToMember(key, Error(ErrorCode.BAD_FRAME, why))]
+        if "\0" in text or "\0" in id:  # which PostgreSQL cannot store
+            return [ToMember(key, Error(ErrorCode.BAD_FRAME, "send: U+0000 is not text", id))]
         if not text:
             return [ToMember(key, Error(ErrorCode.BAD_FRAME, "send: `text` is empty", id))]
         if len(text) > self._rules.text_limit:

@@ -264,6 +264,8 @@ def test_a_refused_send_is_told_to_its_sender_alone() -> None:
         ("", "hi", ErrorCode.BAD_FRAME),
         ("x" * 65, "hi", ErrorCode.BAD_FRAME),
         ("x", "", ErrorCode.BAD_FRAME),
+        ("x", "a\0b", ErrorCode.BAD_FRAME),
+        ("x\0", "a", ErrorCode.BAD_FRAME),
         ("x", "y" * 21, ErrorCode.TOO_LONG),
     ],
 )

@@ -1,0 +1,80 @@
+"""What PostgreSQL and the way to it can say, in the store's few kinds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import asyncpg
+
+from chatservice.store import StoreError, StoreErrorKind
+
+NO_SUCH_WORKSPACE: Final = "CS001"
+"""Raised by the schema's own functions."""
+
+TRY_AGAIN: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+"""The transaction met another one, and nothing of it was stored: it is simply done again."""
+
+LOST: Final = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+)
+"""The connection is gone, or there is none. Whether a commit under way was stored is not known;
+doing the batch again finds out, since a message is stored once by its id."""
+
+_KINDS: Final[tuple[tuple[type[BaseException], StoreErrorKind, str], ...]] = (
+    (asyncpg.DiskFullError, StoreErrorKind.FULL, "its disk is full: free space there"),
+    (
+        asyncpg.LockNotAvailableError,
+        StoreErrorKind.LOCKED,
+        "another session holds a row for too long: look at pg_stat_activity",
+    ),
+    (
+        asyncpg.QueryCanceledError,
+        StoreErrorKind.LOCKED,
+        "it did not answer in time: look at its load, and at pg_stat_activity",
+    ),
+    (TimeoutError, StoreErrorKind.LOCKED, "it did not answer in time: look at its load"),
+    (
+        asyncpg.TooManyConnectionsError,
+        StoreErrorKind.IO,
+        "it takes no more connections: raise its max_connections, or lower store.connections",
+    ),
+    (asyncpg.DataCorruptedError, StoreErrorKind.CORRUPT, "it found damaged data: restore a backup"),
+    (asyncpg.IndexCorruptedError, StoreErrorKind.CORRUPT, "an index is damaged: REINDEX it"),
+    (
+        asyncpg.ReadOnlySQLTransactionError,
+        StoreErrorKind.IO,
+        "it is read-only: a standby? the address must lead to the primary",
+    ),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        StoreErrorKind.IO,
+        "it refuses the user or the password: look at the store_dsn secret",
+    ),
+    (asyncpg.InvalidCatalogNameError, StoreErrorKind.IO, "there is no such database: create it"),
+)
+
+
+def store_error(error: BaseException, where: str) -> StoreError:
+    """Explain an error for an operator; `where` names the server, without its password."""
+    if isinstance(error, StoreError):
+        return error
+    if isinstance(error, asyncpg.PostgresError) and error.sqlstate == NO_SUCH_WORKSPACE:
+        return StoreError(StoreErrorKind.STALE, f"{where}: {error}: open it again")
+    for kind, verdict, advice in _KINDS:
+        if isinstance(error, kind):
+            said = str(error).strip() or type(error).__name__
+            return StoreError(verdict, f"PostgreSQL at {where}: {advice} ({said})")
+    if isinstance(error, LOST):
+        said = str(error).strip() or type(error).__name__
+        return StoreError(
+            StoreErrorKind.IO,
+            f"PostgreSQL at {where}: cannot be reached ({said}): is it running, and reachable?",
+        )
+    return StoreError(
+        StoreErrorKind.INTERNAL, f"PostgreSQL at {where}: {type(error).__name__}: {error}"
+    )
