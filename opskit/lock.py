@@ -59,10 +59,10 @@ class LockHeld(Failure):
 class LeaseLost(Failure):
     """The lease ended and another took it, or somebody removed it."""
 
-    def __init__(self, host: str, holder: Holder | None) -> None:
+    def __init__(self, host: str, holder: Holder | None, *, why: str = "") -> None:
         who = f"{holder.who} took it for: {holder.what}" if holder else "nobody holds it now"
         super().__init__(
-            f"{host}: the lock was lost in the middle of the deployment; {who}",
+            f"{host}: the lock was lost in the middle of the deployment; {why or who}",
             hint="this process was not running for longer than its lease, or could not reach the "
             "host; look with: opskit status",
         )
@@ -118,6 +118,8 @@ class Lease:
         """
         if self._lost is None and time.monotonic() - self._renewed > self._ttl:
             self._renew()
+            if self._lost is None and time.monotonic() - self._renewed > self._ttl:
+                raise LeaseLost(self._executor.host, None, why="it could not be renewed")
         if self._lost is not None:
             raise self._lost
 

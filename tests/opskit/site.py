@@ -42,6 +42,7 @@ class Site:
     Attributes:
         directory: holds environments.yaml, the source and the root.
         layers: built layers, shared by all tests.
+        pristine: the source that the site begins with; others change theirs meanwhile.
         events: what happened to the steps of the last act.
     """
 
@@ -50,13 +51,13 @@ class Site:
     settings: dict[str, Any] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=lambda: {"jwt_secret": "generate"})
     keep: int = 5
+    pristine: Path = REPOSITORY / "chatservice"
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port, self.admin_port = free_ports(2)
-        skip = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / "chatservice", self.directory / "chatservice", ignore=skip)
+        self.restore()
         self.configure()
 
     # --- what is deployed ---------------------------------------------------------------------
@@ -81,6 +82,12 @@ class Site:
         # JSON is YAML, too.
         text = json.dumps({"environments": {"dev": environment}}, indent=1)
         self.file.write_text(text, encoding="utf-8")
+
+    def restore(self) -> None:
+        """Make the source what it was at first."""
+        source, skip = self.directory / "chatservice", shutil.ignore_patterns("__pycache__")
+        shutil.rmtree(source, ignore_errors=True)
+        shutil.copytree(self.pristine, source, ignore=skip)
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Change the source of the chat service; fails when what is to be changed is not there."""
@@ -193,6 +200,11 @@ class Site:
         """What `current` points at."""
         link = self.root / "current"
         return os.readlink(link) if link.is_symlink() else None
+
+    @property
+    def upcoming(self) -> str:
+        """The release that the next deploy makes."""
+        return f"v{self.record.next_number(self.facts.releases)}"
 
     @property
     def releases(self) -> list[str]:

@@ -1,0 +1,64 @@
+"""opskit, killed: `python dying.py ENVIRONMENTS LAYERS ACTION N [RELEASE]`.
+
+Does what opskit does, but ends with SIGKILL just before its Nth command that changes anything
+(of those that are not the lease's own renewal), so that nothing of Python's cleaning up runs.
+Ends with status 0 when it came to its end before that.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+from opskit import operations
+from opskit.commands import Command
+from opskit.deploy.plan import Event
+from opskit.environment import load_environments
+from opskit.target import connect
+from opskit.transport import Executor, Result
+from tests.opskit.site import TIMING, quick_smoke
+
+
+class Dying(Executor):
+    """Runs commands on this machine, until it dies."""
+
+    def __init__(self, executor: Executor, last: int) -> None:
+        self._executor = executor
+        self._left = last
+        self.host = executor.host
+
+    def run(self, command: Command) -> Result:
+        if command.changes and command.name != "renew-lock":
+            self._left -= 1
+            if self._left == 0:
+                print(f"killed before: {command.description}", flush=True)
+                os.kill(os.getpid(), signal.SIGKILL)
+        return self._executor.run(command)
+
+    def stream(self, command: Command) -> Generator[str]:
+        return self._executor.stream(command)
+
+
+def observe(event: Event) -> None:
+    print(f"{event.kind} {event.step} {event.text}", flush=True)
+
+
+def main(environments: str, layers: str, action: str, last: str, *release: str) -> None:
+    target = connect(load_environments(Path(environments)).get("dev"))
+    target = target.through(Dying(target.executor, int(last)))
+    if action == "deploy":
+        operation = operations.deploy(target, observe=observe, layers=Path(layers), timing=TIMING)
+    elif action == "rollback":
+        wanted = int(release[0]) if release else None
+        operation = operations.rollback(target, wanted, observe=observe, timing=TIMING)
+    else:
+        operation = operations.stop(target, observe=observe, timing=TIMING)
+    operation.act.smoke = quick_smoke
+    operation.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
