@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 TAG = f"cpython-{PYTHON.replace('.', '')}"
 # The interpreter below the virtual environment, as a deployment on this machine uses it.
 INTERPRETER = str(getattr(sys, "_base_executable", sys.executable))
+# As `sha256sum /dev/null` has it.
+EMPTY = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 # Says what it was started with, and what it could import.
 PROGRAM = """\
@@ -37,6 +40,7 @@ import chatservice
 
 
 def main():
+    import layered
     if sys.argv[1:2] == ["fail"]:
         raise RuntimeError("failed on purpose")
     print(json.dumps({
@@ -224,6 +228,40 @@ def test_outside_a_checkout_there_is_no_commit(make: Callable[..., Release], sou
     assert release.content == first.content
 
 
+@pytest.mark.parametrize("other", [{"python": "3.99"}, {"platform": "aarch64-manylinux_2_28"}])
+def test_the_same_code_for_another_python_or_platform_is_another_release(
+    make: Callable[..., Release], source: Path, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    elsewhere = replace(environment(source), **other)
+    release = build(elsewhere, 1, into=tmp_path / "other", source=source)
+    assert release.content != make(1).content
+    assert (release.python, release.platform) == (
+        other.get("python", PYTHON), other.get("platform", this_platform()),
+    )  # fmt: skip
+
+
+def test_bytecode_is_checked_but_is_no_part_of_the_content(make: Callable[..., Release]) -> None:
+    """Python does not promise to write the same bytes each time."""
+    path = make().path
+    compiled = f"code/chatservice/__pycache__/__init__.{TAG}.pyc"
+    (path / compiled).write_bytes(b"")
+    assert verify(path) == [f"{compiled}: was changed"]
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][compiled] = EMPTY
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(path) == []
+
+
+def test_it_can_be_built_for_another_root(
+    make: Callable[..., Release], source: Path, tmp_path: Path
+) -> None:
+    there = Path("/srv/chat")
+    release = build(environment(source), 1, into=tmp_path / "r", source=source, root=there)
+    settings = (release.path / "config/settings.toml").read_text()
+    assert 'state_dir = "/srv/chat/state"' in settings
+    assert str(tmp_path) not in settings
+
+
 def test_everybody_on_the_host_may_read_it(make: Callable[..., Release]) -> None:
     old = os.umask(0o077)
     try:
@@ -298,8 +336,7 @@ def test_verify_sees_a_manifest_that_was_changed_to_match(make: Callable[..., Re
     (release.path / "code/planted.py").write_text("")
     manifest = release.path / "manifest.json"
     known = json.loads(manifest.read_text())
-    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    known["files"]["code/planted.py"] = empty
+    known["files"]["code/planted.py"] = EMPTY
     manifest.write_text(json.dumps(known))
     assert verify(release.path) == ["manifest.json: was changed"]
 
@@ -381,9 +418,10 @@ def test_run_py_imports_from_release_layer_and_standard_library_alone(
     assert said["path"][:2] == [f"{installed.path}/code", layer]
 
 
-def test_run_py_writes_nothing_into_the_release(installed: Release) -> None:
+def test_run_py_writes_nothing_into_the_release_nor_into_its_layer(installed: Release) -> None:
     started(installed.path / "run.py", "serve")
     assert verify(installed.path) == []
+    assert tree(installed.path / "layer") == ["layered.py"]
 
 
 def test_run_py_uses_the_bytecode_that_came_with_the_release(installed: Release) -> None:
@@ -395,7 +433,7 @@ def test_run_py_uses_the_bytecode_that_came_with_the_release(installed: Release)
 
 def test_a_traceback_names_the_file_in_the_release(installed: Release) -> None:
     done = start(installed.path / "run.py", "fail")
-    assert f'File "{installed.path}/code/chatservice/__main__.py", line 11, in main' in done.stderr
+    assert f'File "{installed.path}/code/chatservice/__main__.py", line 12, in main' in done.stderr
     assert 'raise RuntimeError("failed on purpose")' in done.stderr
 
 
