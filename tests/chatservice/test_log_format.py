@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -121,6 +122,7 @@ def test_long_values_lists_and_tracebacks_are_cut() -> None:
     assert decoded["v"] == "y" * MAX_VALUE + "… (10000 characters)"
     assert decoded["l"] == list(range(MAX_ITEMS))
     assert len(decoded["exc"]) == MAX_TRACEBACK + 1
+    assert parsed("x" * MAX_VALUE)["msg"] == "x" * MAX_VALUE
 
 
 def test_a_value_whose_text_fails_does_not_lose_the_line() -> None:
@@ -150,6 +152,13 @@ def test_a_pretty_line_is_for_people() -> None:
         r'\d\d:\d\d:\d\d\.\d{3} info    server     member joined conn=c1 why="a b" n=3 empty=""',
         text,
     )
+
+
+def test_a_pretty_line_tells_the_local_time_to_the_millisecond() -> None:
+    made = record("m")
+    made.created = 1_700_000_000.0426
+    local = time.strftime("%H:%M:%S", time.localtime(made.created))
+    assert PrettyFormatter(colour=False).format(made).startswith(f"{local}.042 info ")
 
 
 def test_colour_is_added_around_and_nothing_else() -> None:
