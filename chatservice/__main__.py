@@ -16,12 +16,11 @@ from typing import Any
 from chatservice import logs
 from chatservice.admission import Build
 from chatservice.auth import Authenticator
+from chatservice.backend import backend
 from chatservice.config import Settings, SettingsError, load_settings
 from chatservice.control import ControlError, ask
 from chatservice.process import Process, StartError
-from chatservice.store import SchemaVersion, Store, StoreError, StoreErrorKind
-from chatservice.store.migrate import database_schema, migrate, release_schema
-from chatservice.store.sqlite import SqliteStore
+from chatservice.store import SchemaVersion, StoreError, StoreErrorKind
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -72,28 +71,23 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _build() -> Build:
+def _build(schema: SchemaVersion) -> Build:
     return Build(
         release=os.environ.get("CHATSERVICE_RELEASE", "unreleased"),
         commit=os.environ.get("CHATSERVICE_COMMIT", "none"),
-        schema=release_schema(),
-    )
-
-
-def _store(settings: Settings) -> Store:
-    return SqliteStore(
-        settings.database, keep=settings.history.keep, busy_timeout=settings.store.busy_timeout
+        schema=schema,
     )
 
 
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
     import uvloop
 
-    build = _build()
+    kind = backend(settings, where=str(arguments.settings))
+    build = _build(kind.release_schema())
     logs.configure(settings.log, release=build.release)
 
     async def run() -> None:
-        process = Process(settings, build, _store(settings), str(arguments.settings))
+        process = Process(settings, build, kind.store(), kind.bus(), where=str(arguments.settings))
         await process.run(take_over=arguments.take_over)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -103,29 +97,31 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
 
 def _check(settings: Settings, arguments: argparse.Namespace) -> int:
     Authenticator.from_settings(settings.auth, where=str(arguments.settings))
-    release, database = release_schema(), database_schema(settings.database)
+    kind = backend(settings, where=str(arguments.settings))
+    release, database = kind.release_schema(), kind.database_schema()
     if database is not None and release.version < database.readable_from:
         raise StoreError(
             StoreErrorKind.SCHEMA,
-            f"{settings.database} is at schema {database.version}, which needs a release at "
+            f"{kind.where} is at schema {database.version}, which needs a release at "
             f"{database.readable_from} or later; this one is at {release.version}",
         )
     print(json.dumps({"ok": True}))
     return 0
 
 
-def _migrate(settings: Settings, _: argparse.Namespace) -> int:
-    settings.database.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    print(json.dumps({"database": _plain(migrate(settings.database))}))
+def _migrate(settings: Settings, arguments: argparse.Namespace) -> int:
+    kind = backend(settings, where=str(arguments.settings))
+    print(json.dumps({"database": _plain(kind.migrate())}))
     return 0
 
 
-def _schema(settings: Settings, _: argparse.Namespace) -> int:
-    database = database_schema(settings.database)
+def _schema(settings: Settings, arguments: argparse.Namespace) -> int:
+    kind = backend(settings, where=str(arguments.settings))
+    database = kind.database_schema()
     print(
         json.dumps(
             {
-                "release": _plain(release_schema()),
+                "release": _plain(kind.release_schema()),
                 "database": _plain(database) if database is not None else None,
             }
         )

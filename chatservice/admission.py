@@ -51,14 +51,6 @@ log = get_logger("admission")
 
 RETRY_SECONDS: Final = 1.0
 """`Retry-After` of a 503 that passes by itself: draining, or the store does not answer."""
-_HANDSHAKE_RESULTS: Final = {
-    400: "bad_request",
-    401: "unauthorized",
-    403: "forbidden",
-    426: "bad_request",
-    429: "too_many",
-    503: "unavailable",
-}
 
 
 class Build(msgspec.Struct, frozen=True):
@@ -108,14 +100,15 @@ class Admission:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def settle(self) -> None:
-        """Wait until every request under way is answered."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+    @property
+    def busy(self) -> bool:
+        """Whether a request is being answered."""
+        return bool(self._tasks)
 
     async def _answer(self, connection: Connection, request: Request) -> None:
         route: Route | None = None
         origin: str | None = None
+        response: Response | None
         try:
             route = parse_target(request.path)
             asked = origin_of(request)
@@ -131,6 +124,8 @@ class Admission:
             log.exception("bug while answering a request", conn=connection.id)
             response = error_response(RequestError(500, "internal error"), origin=origin)
         if response is not None:
+            if request.method == "HEAD":  # which a body must not follow (RFC 9110, 9.3.2)
+                response.body = b""
             self._refused(connection, route, response.status_code)
             connection.respond(response)
 
@@ -139,10 +134,14 @@ class Admission:
         if status < 400 or route is None:
             return
         if route.place is Place.CONNECT:
-            self._metrics.handshakes[_HANDSHAKE_RESULTS.get(status, "bad_request")].inc()
+            result = _handshake_result(status)
+            if connection.gone:  # while it was to be answered
+                result = "timeout" if connection.reason == "timeout" else "abandoned"
+                status = 400
+            self._metrics.handshakes[result].inc()
             self._metrics.requests["connect", _result(status)].inc()
             log.info(
-                "refused", conn=connection.id, peer=connection.peer, status=status,
+                "refused", conn=connection.id, peer=connection.peer, result=result,
                 workspace=route.workspace,
             )  # fmt: skip
         elif route.place in (Place.MESSAGES, Place.MEMBERS):
@@ -271,7 +270,8 @@ class Admission:
         identity = await self._identify(request, route)
         upgrade = connection.accept(request)
         if upgrade.status_code != 101:
-            return upgrade
+            why = bytes(upgrade.body).decode().partition("\n")[0]
+            raise RequestError(upgrade.status_code, why)
         if self._health.reason and not self._rooms.get(route.workspace):
             raise RequestError(503, "the store does not answer", RETRY_SECONDS)
         refusal = self.counts.admit(identity.user, route.workspace)
@@ -342,5 +342,11 @@ class Admission:
 _API_OPERATIONS: Final = {Place.MESSAGES: "history", Place.MEMBERS: "members"}
 
 
+def _handshake_result(status: int) -> str:
+    if status >= 500 and status != 505:
+        return "unavailable"
+    return {401: "unauthorized", 403: "forbidden", 429: "too_many"}.get(status, "bad_request")
+
+
 def _result(status: int) -> str:
-    return "error" if status >= 500 else "client_error"
+    return "error" if status >= 500 and status != 505 else "client_error"

@@ -14,7 +14,15 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from chatservice.store import Append, Appended, Cursor, MoveCursor, Store, StoreError
+from chatservice.store import (
+    Append,
+    Appended,
+    Cursor,
+    MoveCursor,
+    Store,
+    StoreError,
+    StoreErrorKind,
+)
 
 Origin = TypeVar("Origin")
 """What the caller needs to know of an operation when it is done."""
@@ -110,7 +118,12 @@ class Committer(Generic[Origin]):
             self._wake.clear()
             appends, self._appends = self._appends, []
             cursors, self._cursors = self._cursors, []
-            self._report(await self._commit(appends, cursors))
+            batch = await self._commit(appends, cursors)
+            try:
+                self._report(batch)
+            except Exception as error:  # a bug; the next batch must not wait for ever
+                context = {"message": "a batch could not be reported", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
             if not self._wake.is_set():
                 self._idle.set()
 
@@ -125,17 +138,21 @@ class Committer(Generic[Origin]):
                 [operation for _, operation in appends],
                 [operation for _, operation in cursors],
             )
+            seconds = perf_counter() - started
+            return Done(
+                [
+                    (origin, operation, result)
+                    for (origin, operation), result in zip(appends, committed.appended, strict=True)
+                ],
+                [
+                    (origin, operation, result)
+                    for (origin, operation), result in zip(cursors, committed.cursors, strict=True)
+                ],
+                committed.newest,
+                seconds,
+            )
         except StoreError as error:
             return Failed(appends, cursors, error)
-        return Done(
-            [
-                (origin, operation, result)
-                for (origin, operation), result in zip(appends, committed.appended, strict=True)
-            ],
-            [
-                (origin, operation, result)
-                for (origin, operation), result in zip(cursors, committed.cursors, strict=True)
-            ],
-            committed.newest,
-            perf_counter() - started,
-        )
+        except Exception as error:  # a bug: what was sent is refused, and sent again
+            why = f"{type(error).__name__}: {error}"
+            return Failed(appends, cursors, StoreError(StoreErrorKind.INTERNAL, why))

@@ -62,8 +62,11 @@ class AuthSettings(_Section, frozen=True, kw_only=True):
 class StoreSettings(_Section, frozen=True, kw_only=True):
     """Where messages live."""
 
-    kind: Literal["sqlite"] = "sqlite"
+    kind: Literal["sqlite", "postgres"] = "sqlite"
     busy_timeout: Seconds = 2.0
+    dsn_file: str = ""
+    connections: Annotated[int, Meta(ge=1, le=100)] = 8
+    lease: Annotated[float, Meta(ge=1, le=300)] = 6.0
 
 
 class HistorySettings(_Section, frozen=True, kw_only=True):
@@ -182,6 +185,8 @@ def _check_whole(settings: Settings, where: str) -> None:
         raise SettingsError(where, f"auth.{sources[1]}", f"cannot be given beside {sources[0]}")
     if auth.previous_secret_file and not auth.secret_file:
         raise SettingsError(where, "auth.previous_secret_file", "is of no use without secret_file")
+    if settings.store.kind == "postgres" and not settings.store.dsn_file:
+        raise SettingsError(where, "store.dsn_file", 'is required with store.kind = "postgres"')
     for index, origin in enumerate(auth.origins):
         if not re.fullmatch(r"https?://[^/\s]+", origin):
             raise SettingsError(

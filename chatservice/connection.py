@@ -22,10 +22,16 @@ from websockets.typing import Subprotocol
 
 from chatservice.limits import TokenBucket
 from chatservice.protocol import SUBPROTOCOL, CloseCode
+from chatservice.routes import RequestError, error_response
 
 PING: Final = Frame(Opcode.PING, b"").serialize(mask=False, extensions=[])
 MAX_CLOSE_REASON: Final = 123
 """Bytes of a close reason (RFC 6455, 5.5: 125 for a control frame, 2 of them for the code)."""
+PARSED_AT_ONCE: Final = 1024
+"""Bytes after which a flood can be noticed: at most 170 frames, 3 ms of work for the library."""
+EARLY: Final = "nothing may be sent before the upgrade is answered"
+LATE_FRAMES: Final = 100
+"""Frames past its rate that a client may have under way when it is told that it is closed."""
 
 _logger = logging.getLogger("websockets.server")
 _numbers = itertools.count(1)
@@ -50,9 +56,14 @@ class _WebSocket(ServerProtocol):
         )
 
     def fail(self, code: RfcCloseCode | int, reason: str = "") -> None:
-        if code not in (RfcCloseCode.ABNORMAL_CLOSURE, RfcCloseCode.INTERNAL_ERROR):
+        if code < 4000 and code != RfcCloseCode.ABNORMAL_CLOSURE:
             code = CloseCode.PROTOCOL_ERROR
         super().fail(code, reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore"))
+
+
+_CLOSED: Final = _WebSocket(0)
+"""What a closed connection has instead of its protocol: the timer wheel may hold it for long."""
+_CLOSED.state = State.CLOSED
 
 
 class Handler(Protocol):
@@ -75,6 +86,9 @@ class Handler(Protocol):
 
     def requested(self, connection: Connection, request: Request) -> None:
         """It asks for something over HTTP; reading is paused until `respond`."""
+
+    def answered(self, connection: Connection) -> None:
+        """It got an answer that is no upgrade, and is to go."""
 
     def received(self, connection: Connection, text: str) -> None:
         """A member sent a text message."""
@@ -103,9 +117,11 @@ class Connection(asyncio.Protocol):
         "_handler",
         "_kill_at",
         "_loop",
+        "_oversize",
         "_seen",
         "_transport",
         "_websocket",
+        "asked",
         "bucket",
         "number",
         "reason",
@@ -118,7 +134,8 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._websocket = _WebSocket(handler.frame_limit)
         self._transport: asyncio.Transport | None = None
-        self._fragments: list[bytes] | None = None
+        self._fragments: bytearray | None = None
+        self._oversize = 0
         self._seen = loop.time()
         self._kill_at = self._seen + handler.handshake_timeout
         self._gone = False
@@ -126,6 +143,7 @@ class Connection(asyncio.Protocol):
         self.bucket = handler.new_bucket()
         self._due = self._expires = float("inf")
         self.reason = "lost"
+        self.asked = False
         self.user = ""
         self.workspace = ""
 
@@ -164,17 +182,12 @@ class Connection(asyncio.Protocol):
         self._handler.connected(self)
 
     def data_received(self, data: bytes) -> None:
-        """Bytes came: do what the library makes of them."""
-        websocket = self._websocket
+        """Bytes came: do what the library makes of them, a little at a time."""
         self._seen = self._loop.time()
-        websocket.receive_data(data)
-        for event in websocket.events_received():
-            if isinstance(event, Frame):
-                self._frame(event)
-            elif isinstance(event, Request):
-                self._requested(event)
-        if websocket.handshake_exc is not None and websocket.state is State.CONNECTING:
-            self._refuse_garbage()
+        for start in range(0, len(data), PARSED_AT_ONCE):
+            self._parse(data[start : start + PARSED_AT_ONCE])
+            if self._transport is None or self._transport.is_closing():
+                return
         self._flush()
 
     def eof_received(self) -> None:
@@ -186,36 +199,63 @@ class Connection(asyncio.Protocol):
         """The socket is closed."""
         self._end()
         self._transport = None
+        self._websocket = _CLOSED
         self._handler.disconnected(self)
 
     # --- what comes in -------------------------------------------------------------------
 
+    def _parse(self, data: bytes) -> None:
+        websocket = self._websocket
+        websocket.receive_data(data)
+        for event in websocket.events_received():
+            if isinstance(event, Frame):
+                self._frame(event)
+            elif isinstance(event, Request):
+                self._requested(event)
+        if websocket.state is State.CONNECTING:
+            if websocket.handshake_exc is not None:
+                self._refuse_garbage("expected an HTTP/1.1 GET without a body")
+            elif websocket.parser_exc is not None:
+                self._refuse_garbage(EARLY)
+
     def _requested(self, request: Request) -> None:
+        self.asked = True
         self.pause()
         self._handler.requested(self, request)
 
-    def _refuse_garbage(self) -> None:
-        """Answer what is no HTTP request, which the library only hangs up on."""
-        assert self._transport is not None
-        if not self._gone:
-            self.reason = "protocol_error"
-            response = self._websocket.reject(400, "expected an HTTP/1.1 GET without a body\n")
-            self._transport.write(response.serialize())
-            self._kill(self._handler.close_timeout)
-            self._end()
-
-    def _frame(self, frame: Frame) -> None:
+    def _refuse_garbage(self, why: str) -> None:
+        """Answer what is no HTTP request, on which the library mostly just hangs up."""
         if self._gone:
             return
+        assert self._transport is not None
+        websocket = self._websocket
+        # Its own answer (414, 431) goes first; what it makes of frames before the upgrade does not.
+        answer = b"".join(websocket.data_to_send()) if websocket.handshake_exc is not None else b""
+        if not websocket.eof_sent:
+            websocket.fail(CloseCode.PROTOCOL_ERROR)
+        websocket.data_to_send()
+        self._transport.write(answer or error_response(RequestError(400, why)).serialize())
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self.reason = "protocol_error"
+        self._kill(self._handler.close_timeout)
+        self._end()
+        self._handler.answered(self)
+
+    def _frame(self, frame: Frame) -> None:
+        allowed = self.bucket.take(self._seen)
+        if self._gone:
+            if self.bucket.refused > LATE_FRAMES and not self._websocket.eof_sent:
+                self.abort(self.reason)
+            return
         if self._websocket.state is State.CONNECTING:
-            self.abort("protocol_error")
+            self._refuse_garbage(EARLY)
             return
         opcode = frame.opcode
         if opcode is Opcode.CLOSE:
             self.reason = "client"
             self._end()
             return
-        allowed = self.bucket.take(self._seen)
         if opcode is Opcode.TEXT and frame.fin:
             text = self._text(frame.data)
         elif opcode in (Opcode.TEXT, Opcode.CONT):
@@ -234,12 +274,12 @@ class Connection(asyncio.Protocol):
         """Collect one fragment (the library bounds their sum); give the whole at the last."""
         fragments = self._fragments
         if fragments is None:
-            fragments = self._fragments = []
-        fragments.append(bytes(frame.data))
+            fragments = self._fragments = bytearray()
+        fragments += frame.data
         if not frame.fin:
             return None
         self._fragments = None
-        return self._text(b"".join(fragments))
+        return self._text(fragments)
 
     def _text(self, data: bytes | bytearray | memoryview) -> str | None:
         try:
@@ -265,18 +305,29 @@ class Connection(asyncio.Protocol):
             self._schedule(min(self._seen + self._handler.heartbeat, self._expires))
         else:
             self._kill(self._handler.close_timeout)
+            self._end()
+            self._handler.answered(self)
         transport.resume_reading()
         self._flush()
 
     def write(self, data: bytes) -> None:
-        """Send serialised frames; a client that leaves too much unread is closed (4408)."""
+        """Send serialised frames; a client that leaves too much unread is closed (4408).
+
+        What waited before must be within the limit, so that a single buffer may be larger than
+        it, such as the past of somebody who was away for long.
+        """
         if self._websocket.state is not State.OPEN or self._gone:
             return
         transport = self._transport
         assert transport is not None
         transport.write(data)
-        if transport.get_write_buffer_size() > self._handler.unsent_limit:
-            self.close(CloseCode.TOO_SLOW, "too many unread bytes", reason="too_slow")
+        waiting = transport.get_write_buffer_size()
+        limit = self._handler.unsent_limit
+        if waiting > limit:
+            if waiting - len(data) <= limit:
+                self._oversize = len(data)
+            elif waiting > limit + self._oversize:
+                self.close(CloseCode.TOO_SLOW, "too many unread bytes", reason="too_slow")
 
     def close(self, code: CloseCode, why: str, *, reason: str) -> None:
         """Start the closing handshake; the socket is cut when that takes too long.
@@ -292,20 +343,27 @@ class Connection(asyncio.Protocol):
         self._websocket.send_close(code, why)
         self._closing()
 
-    def fail(self, why: str) -> None:
-        """Close because what came is not chat.v1; nothing more is read."""
+    def fail(
+        self,
+        why: str,
+        *,
+        code: CloseCode = CloseCode.PROTOCOL_ERROR,
+        reason: str = "protocol_error",
+    ) -> None:
+        """Close because of what came; nothing more is parsed, a closing handshake neither."""
         if not self.open:
             return
-        self.reason = "protocol_error"
-        self._websocket.fail(CloseCode.PROTOCOL_ERROR, why)
+        self.reason = reason
+        self._websocket.fail(code, why)
         self._closing()
 
     def abort(self, reason: str) -> None:
         """Cut the socket now."""
-        if self.reason == "lost":
+        if not self._gone:
             self.reason = reason
         if self._transport is not None:
             self._transport.abort()
+        self._end()
 
     def _closing(self) -> None:
         self._flush()
@@ -337,8 +395,9 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def unpause(self) -> None:
-        """Read on."""
+        """Read on; the time of the pause does not count as the client's silence."""
         if self._transport is not None:
+            self._seen = self._loop.time()
             self._transport.resume_reading()
 
     def _kill(self, after: float) -> None:
@@ -377,7 +436,7 @@ class Connection(asyncio.Protocol):
             self._handler.expired(self)
             return None
         heartbeat = self._handler.heartbeat
-        if now - self._seen >= 2 * heartbeat:
+        if now - self._seen >= 2 * heartbeat and transport.is_reading():
             self.abort("heartbeat")
             return None
         transport.write(PING)

@@ -23,6 +23,8 @@ from chatservice.logs import get_logger
 log = get_logger("control")
 
 MAX_LINE: Final = 65_536
+RETRY_SECONDS: Final = 0.5
+"""How long after a failure the control socket accepts again."""
 SMOKE_PREFIX: Final = "smoke-"
 """Workspaces that belong to the checks: only these can be deleted from outside."""
 
@@ -50,32 +52,49 @@ class ControlSocket:
         self._task: asyncio.Task[None] | None = None
         self._conversations: set[asyncio.Task[None]] = set()
 
-    def open(self) -> None:
-        """Listen."""
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.unlink(missing_ok=True)
+    def bind(self) -> None:
+        """Do all that can fail: listen under another name, where nobody looks.
+
+        Raises:
+            ControlError: the socket cannot be made.
+        """
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.setblocking(False)
         before = os.umask(0o177)
         try:
-            listener.bind(str(temporary))
+            self._temporary.unlink(missing_ok=True)
+            listener.bind(str(self._temporary))
+        except OSError as error:
+            listener.close()
+            why = f"{self._path}: the control socket cannot be made: {error.strerror or error}"
+            raise ControlError(f"{why}; look at service.run_dir") from None
         finally:
             os.umask(before)
         listener.listen(16)
-        status = temporary.stat()
+        status = self._temporary.stat()
         self._identity = (status.st_dev, status.st_ino)
-        temporary.rename(self._path)
         self._listener = listener
-        self._task = asyncio.get_running_loop().create_task(self._accept(listener))
 
-    def close(self) -> None:
-        """Listen no more, and remove the socket unless another process has replaced it."""
+    def open(self) -> None:
+        """Answer at `path`, in the place of whoever did before."""
+        assert self._listener is not None
+        try:
+            self._temporary.rename(self._path)
+        except OSError as error:
+            log.error("the control socket cannot be put in place", reason=str(error))
+        self._task = asyncio.get_running_loop().create_task(self._accept(self._listener))
+
+    def close(self, *, replaced: bool) -> None:
+        """Listen no more, and remove the socket unless another process replaces it."""
         if self._listener is None:
             return
         if self._task is not None:
             self._task.cancel()
         self._listener.close()
         self._listener = None
+        self._temporary.unlink(missing_ok=True)
+        if replaced:
+            return
         try:
             status = self._path.stat()
             if (status.st_dev, status.st_ino) == self._identity:
@@ -83,10 +102,19 @@ class ControlSocket:
         except FileNotFoundError:
             pass
 
+    @property
+    def _temporary(self) -> Path:
+        return self._path.with_name(f".{self._path.name}.{os.getpid()}")
+
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            peer, _ = await loop.sock_accept(listener)
+            try:
+                peer, _ = await loop.sock_accept(listener)
+            except OSError as error:  # no descriptors are left, above all
+                log.error("the control socket does not accept", reason=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
             task = loop.create_task(self._converse(peer))
             self._conversations.add(task)
             task.add_done_callback(self._conversations.discard)
@@ -171,7 +199,10 @@ def ask(path: Path, order: str, *, timeout: float = 10.0, **arguments: Any) -> R
             raise ControlError(f"the process at {path} hung up: {error}") from None
     if not line:
         raise ControlError(f"the process at {path} hung up")
-    reply = msgspec.json.decode(line, type=dict[str, Any])
+    try:
+        reply = msgspec.json.decode(line, type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise ControlError(f"what answers at {path} is no chat service") from None
     if not reply.get("ok"):
         raise ControlError(str(reply.get("error", "refused")))
     return reply

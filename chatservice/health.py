@@ -6,7 +6,7 @@ import asyncio
 
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
-from chatservice.store import Store, StoreError
+from chatservice.store import Store, StoreError, StoreErrorKind
 
 log = get_logger("health")
 
@@ -34,8 +34,10 @@ class StoreHealth:
         Raises:
             StoreError: it does not start yet. It is watched all the same, and starts later.
         """
-        self._task = asyncio.get_running_loop().create_task(self._watch(), name="store health")
-        await self._probe()
+        try:
+            await self._probe()
+        finally:
+            self._task = asyncio.get_running_loop().create_task(self._watch(), name="store health")
 
     async def close(self) -> None:
         """Watch no more."""
@@ -71,6 +73,10 @@ class StoreHealth:
         except StoreError as error:
             self._verdict(error)
             raise
+        except Exception as error:  # a bug; the watch must go on
+            failure = StoreError(StoreErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
+            self._verdict(failure)
+            raise failure from error
         self._verdict(None)
 
     def _verdict(self, error: StoreError | None) -> None:

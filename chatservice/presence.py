@@ -69,6 +69,10 @@ class Attendance(Generic[Key]):
             if user.announced
         ]
 
+    def remote_users(self) -> set[tuple[str, str]]:
+        """Every `(node, user)` of another node that has devices of the user."""
+        return {(node, name) for name, user in self._online.items() for node in user.nodes}
+
     # --- this node -----------------------------------------------------------------------
 
     def arrive(self, device: Key, name: str, called: str) -> Iterable[ToAll | Announce]:

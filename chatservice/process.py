@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import os
 import resource
 import signal
@@ -17,9 +18,19 @@ from typing import Any, Final
 from chatservice.admin import AdminConnection
 from chatservice.admission import Build
 from chatservice.auth import Authenticator
+from chatservice.cluster import Bus
 from chatservice.config import Settings, SettingsError
 from chatservice.connection import Connection
-from chatservice.control import SMOKE_PREFIX, ControlError, ControlSocket, Reply, uptime
+from chatservice.control import (
+    RETRY_SECONDS,
+    SMOKE_PREFIX,
+    ControlError,
+    ControlSocket,
+    Reply,
+    connect,
+    uptime,
+)
+from chatservice.log_format import ROOT
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
 from chatservice.rooms import RoomBusyError
@@ -41,7 +52,9 @@ class StartError(Exception):
 class Process:
     """One running service."""
 
-    def __init__(self, settings: Settings, build: Build, store: Store, where: str) -> None:
+    def __init__(
+        self, settings: Settings, build: Build, store: Store, bus: Bus, where: str
+    ) -> None:
         self._settings = settings
         self._build = build
         self._where = where
@@ -55,12 +68,13 @@ class Process:
             raise StartError(f"{error.filename}: cannot be made: {error.strerror}") from None
         self._authenticator = Authenticator.from_settings(settings.auth, where=where)
         metrics = Metrics(release=build.release, commit=build.commit, state_dir=state_dir)
-        self._server = ChatServer(settings, build, store, self._authenticator, metrics)
+        self._server = ChatServer(settings, build, store, bus, self._authenticator, metrics)
         self._pid_file = run_dir / "chatservice.pid"
         self._listeners: dict[str, socket.socket] = {}
         self._servers: list[asyncio.Server] = []
         self._stopped = asyncio.Event()
         self._relieved = False
+        self._handover = asyncio.Lock()
         self._control = ControlSocket(
             settings.control_socket,
             {
@@ -78,16 +92,21 @@ class Process:
         Raises:
             StartError: it cannot serve. Whoever served before still does.
         """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._unforeseen)
         raise_descriptor_limit(self._settings)
         relieving = await self._begin(take_over=take_over)
         try:
             await self._serve(relieving)
-        except (StartError, ControlError) as error:
+        except BaseException as error:
+            if relieving is not None:
+                relieving.abandon()
             await self._abandon()
-            raise StartError(str(error)) from None
+            if isinstance(error, ControlError):
+                raise StartError(str(error)) from None
+            raise
         gc.collect()
         gc.freeze()
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
@@ -110,13 +129,14 @@ class Process:
                 await self._server.close()
                 raise StartError(str(error)) from None
             log.error("starting without the store; it is tried again", reason=str(error))
-        if not take_over:
-            return None
         try:
-            return await asyncio.to_thread(claim, self._settings.control_socket)
+            if take_over:
+                return await asyncio.to_thread(claim, self._settings.control_socket)
+            await asyncio.to_thread(require_nobody, self._settings.control_socket)
         except ControlError as error:
             await self._server.close()
             raise StartError(str(error)) from None
+        return None
 
     async def _serve(self, relieving: Claim | None) -> None:
         service = self._settings.service
@@ -134,26 +154,30 @@ class Process:
                     address, f"service.{'admin_' * (name == 'admin')}port", self._where
                 )
             self._listeners[name] = listener
+        for unknown in given.values():
+            unknown.close()
+        self._control.bind()
         await self._accept()
         if relieving is not None:
             await asyncio.to_thread(relieving.confirm)
+        # From here on nobody else serves: nothing may fail.
         self._control.open()
-        self._pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
+        try:
+            self._pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
+        except OSError as error:
+            log.error("the pid file cannot be written", path=self._pid_file, reason=str(error))
 
     async def _accept(self) -> None:
         """Accept on the listeners. They are duplicated: closing a server keeps ours open."""
         loop = asyncio.get_running_loop()
         server, metrics = self._server, self._server.metrics
-        self._servers = [
-            await loop.create_server(
-                lambda: Connection(server, loop),
-                sock=self._listeners["public"].dup(),
-                backlog=BACKLOG,
-            ),
-            await loop.create_server(
-                lambda: AdminConnection(metrics), sock=self._listeners["admin"].dup()
-            ),
-        ]
+        for listener, factory in (
+            (self._listeners["public"], lambda: Connection(server, loop)),
+            (self._listeners["admin"], lambda: AdminConnection(metrics)),
+        ):
+            self._servers.append(
+                await loop.create_server(factory, sock=listener.dup(), backlog=BACKLOG)
+            )
 
     def _refuse_more(self) -> None:
         """Accept no more; who connects meanwhile waits in the backlog."""
@@ -162,10 +186,21 @@ class Process:
         self._servers = []
 
     async def _abandon(self) -> None:
+        """Serve no more, as it was never confirmed; who came in meanwhile goes to the other."""
         self._refuse_more()
         for listener in self._listeners.values():
             listener.close()
+        self._control.close(replaced=True)
+        await self._server.dismiss()
         await self._server.close()
+
+    def _unforeseen(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log and count what was raised where nobody catches it."""
+        error = context.get("exception")
+        logging.getLogger(f"{ROOT}.process").error(
+            "bug: %s", context.get("message"), exc_info=error if error is not None else None
+        )
+        self._server.metrics.room_errors[StoreErrorKind.INTERNAL].inc()
 
     def _port(self, name: str) -> int:
         port: int = self._listeners[name].getsockname()[1]
@@ -174,15 +209,16 @@ class Process:
     # --- end -----------------------------------------------------------------------------
 
     async def _end(self) -> None:
-        log.info("stopping", relieved=self._relieved)
-        if not self._relieved:
-            self._refuse_more()
-            for listener in self._listeners.values():
-                listener.close()
-            await self._server.quiesce()
+        async with self._handover:  # one that is under way decides what there is to end
+            log.info("stopping", relieved=self._relieved)
+            if not self._relieved:
+                self._refuse_more()
+                for listener in self._listeners.values():
+                    listener.close()
+                await self._server.quiesce(let_in=False)
         await self._server.dismiss()
         await self._server.close()
-        self._control.close()
+        self._control.close(replaced=self._relieved)
         if not self._relieved:
             self._pid_file.unlink(missing_ok=True)
         log.info("stopped")
@@ -209,11 +245,17 @@ class Process:
             "reason": reason,
             "connections": server.admission.counts.total,
             "rooms": len(server.rooms),
-            "database_bytes": await server.store.size_bytes() if server.health.ok else None,
+            "database_bytes": await self._database_bytes(),
             "host": self._settings.service.host,
             "port": self._port("public"),
             "admin_port": self._port("admin"),
         }
+
+    async def _database_bytes(self) -> int | None:
+        try:
+            return await self._server.store.size_bytes()
+        except StoreError:
+            return None
 
     async def _order_stop(self, _: Mapping[str, Any], __: socket.socket) -> Reply:
         self._stopped.set()
@@ -247,23 +289,51 @@ class Process:
 
     async def _take_over(self, order: Mapping[str, Any], peer: socket.socket) -> Reply:
         check_version(order)
-        if self._server.admission.draining:
+        if self._handover.locked() or self._stopped.is_set():
             raise ControlError("this process is being relieved or stopped already")
-        log.info("being relieved")
-        self._refuse_more()
-        await self._server.quiesce()
-        try:
-            await hand_over(peer, self._listeners)
-        except ControlError:
-            await self._accept()
-            self._server.resume()
-            log.warning("the new process did not take over; serving on")
-            raise
-        for listener in self._listeners.values():
-            listener.close()
-        self._relieved = True
-        self._stopped.set()
+        async with self._handover:
+            log.info("being relieved")
+            self._refuse_more()
+            try:
+                await self._server.quiesce(let_in=True)
+                await hand_over(peer, self._listeners)
+            except BaseException:
+                log.warning("the new process did not take over; serving on")
+                self._server.resume()
+                await self._accept_again()
+                raise
+            for listener in self._listeners.values():
+                listener.close()
+            self._relieved = True
+            self._stopped.set()
         return {"ok": True}
+
+    async def _accept_again(self) -> None:
+        while not self._servers:
+            try:
+                await self._accept()
+            except OSError as error:
+                self._refuse_more()
+                log.error("connections are not accepted; trying again", reason=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+def require_nobody(path: Path) -> None:
+    """Make sure that nobody serves yet.
+
+    Raises:
+        ControlError: somebody does.
+    """
+    try:
+        peer = connect(path, 1.0)
+    except OSError as error:
+        raise ControlError(f"{path}: cannot see whether somebody serves: {error}") from None
+    if peer is not None:
+        peer.close()
+        raise ControlError(
+            f"somebody serves already, and answers at {path}: stop it with `ctl stop`, or start "
+            "this one with --take-over"
+        )
 
 
 def raise_descriptor_limit(settings: Settings) -> None:
@@ -284,7 +354,11 @@ def raise_descriptor_limit(settings: Settings) -> None:
 def _listens_on(listener: socket.socket, address: tuple[str, int]) -> bool:
     """Whether an inherited listener is still what the settings ask for."""
     host, port = listener.getsockname()[:2]
-    return (host, port) == (socket.gethostbyname(address[0]), address[1] or port)
+    try:
+        hosts = {found[4][0] for found in socket.getaddrinfo(address[0], None)}
+    except OSError:
+        return False
+    return host in hosts and port == (address[1] or port)
 
 
 def _listen(address: tuple[str, int], key: str, where: str) -> socket.socket:
@@ -294,9 +368,11 @@ def _listen(address: tuple[str, int], key: str, where: str) -> socket.socket:
         StartError: somebody else does, or it is not this machine's.
     """
     try:
-        return socket.create_server(address, backlog=BACKLOG, reuse_port=False)
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
+        why = error.strerror or error
         raise StartError(
-            f"cannot listen on {address[0]}:{address[1]}: {error.strerror}; stop what listens "
-            f"there, or change {key} (now from {where})"
+            f"cannot listen on {address[0]}:{address[1]}: {why}; stop what listens there, or "
+            f"change {key} (now from {where})"
         ) from None

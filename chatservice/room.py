@@ -204,6 +204,18 @@ class Room(Generic[Key]):
         """Everything that the other nodes should know of this one's users."""
         return self._attendance.announcements()
 
+    def remote_users(self) -> set[tuple[str, str]]:
+        """Every `(node, user)` that another node was said to have here."""
+        return self._attendance.remote_users()
+
+    def recount_all(self) -> list[Action[Key]]:
+        """Word may have been lost: show every user of this node their cursor anew."""
+        return [
+            action
+            for announced in self._attendance.announcements()
+            for action in self._recount(announced.user)
+        ]
+
     def noticed(self, seq: int) -> list[Action[Key]]:
         """Another node committed messages up to this number."""
         self._known = max(self._known, seq)

@@ -15,12 +15,15 @@ import msgspec
 
 from chatservice.actions import Announce, Fetch, Recount
 from chatservice.actions import Store as StoreAction
+from chatservice.cluster import Bus, Here, Moved, Typed
+from chatservice.cluster import Committed as CommittedWord
 from chatservice.committer import Committer, Done, Failed
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
 from chatservice.health import StoreHealth
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
+from chatservice.neighbours import Neighbours
 from chatservice.room import Room, Rules
 from chatservice.store import Append, Appended, MoveCursor, Store, StoreError, StoreErrorKind
 from chatservice.timers import TimerWheel
@@ -29,6 +32,9 @@ log = get_logger("rooms")
 
 IDLE_SECONDS = 60.0
 """How long a room without members stays in memory, so that a reload does not read it anew."""
+
+FETCH_RETRY_SECONDS = 0.5
+"""How long after a failure what a room misses is read again."""
 
 Result = TypeVar("Result")
 
@@ -59,6 +65,7 @@ class Rooms:
         wheel: TimerWheel,
         rules: Rules,
         *,
+        bus: Bus,
         queued_writes: int,
         evict: Callable[[LiveRoom], None],
     ) -> None:
@@ -71,7 +78,17 @@ class Rooms:
         self._loop = asyncio.get_running_loop()
         self._live: dict[str, LiveRoom] = {}
         self._opening: dict[str, asyncio.Future[LiveRoom]] = {}
+        self._forgetting: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.neighbours = Neighbours(
+            bus,
+            live_rooms=self._live.values,
+            find=self._live.get,
+            watch=self.watch,
+            state=lambda workspace: self.measured("open", lambda: store.open(workspace)),
+            replaced=self._replaced,
+        )
+        self._bus = bus
         self.committer: Committer[Origin] = Committer(store, queued_writes, self._report)
 
     def __len__(self) -> int:
@@ -92,24 +109,30 @@ class Rooms:
         Raises:
             StoreError: it cannot be read.
         """
-        if (live := self._live.get(workspace)) is not None:
-            return live
-        if (opening := self._opening.get(workspace)) is None:
-            opening = asyncio.ensure_future(self._open(workspace))
-            self._opening[workspace] = opening
-            opening.add_done_callback(lambda _: self._opening.pop(workspace, None))
-        return await asyncio.shield(opening)
+        while (live := self._live.get(workspace)) is None:  # or it was dropped meanwhile
+            if (forgetting := self._forgetting.get(workspace)) is not None:
+                await forgetting.wait()
+            elif (opening := self._opening.get(workspace)) is not None:
+                await asyncio.shield(opening)
+            else:
+                self._opening[workspace] = asyncio.ensure_future(self._open(workspace))
+        return live
 
     async def _open(self, workspace: str) -> LiveRoom:
-        state = await self.measured("open", lambda: self._store.open(workspace))
-        live = LiveRoom(
-            Room(workspace, state, self._rules),
-            metrics=self._metrics,
-            defer=self._loop.call_soon,
-            store=self._durably,
-            read=self._begin_read,
-            announce=self._announce,
-        )
+        try:
+            with self.neighbours.listening(workspace) as heard:
+                state = await self.measured("open", lambda: self._store.open(workspace))
+                live = LiveRoom(
+                    Room(workspace, state, self._rules),
+                    metrics=self._metrics,
+                    defer=self._loop.call_soon,
+                    store=self._durably,
+                    read=self._begin_read,
+                    announce=self._announce,
+                )
+                await self.neighbours.introduce(live, heard)
+        finally:
+            del self._opening[workspace]
         self._live[workspace] = live
         self._metrics.rooms.set(len(self._live))
         self.watch(live)
@@ -119,15 +142,29 @@ class Rooms:
         """Delete a workspace; False where there was none.
 
         Raises:
-            RoomBusyError: somebody is connected to it.
+            RoomBusyError: somebody is connected to it, or about to be.
             StoreError: the store did not do it.
         """
         live = self._live.get(workspace)
+        if workspace in self._opening or workspace in self._forgetting:
+            raise RoomBusyError(workspace)
         if live is not None:
             if len(live.room) or live.pending:
                 raise RoomBusyError(workspace)
             self._drop(live)
-        return await self._store.forget(workspace)
+        self._forgetting[workspace] = forgotten = asyncio.Event()
+        try:
+            return await self._store.forget(workspace)
+        finally:
+            del self._forgetting[workspace]
+            forgotten.set()
+
+    async def close(self) -> None:
+        """Commit and read no more."""
+        await self.committer.close()
+        await self.neighbours.close()
+        for task in self._tasks:
+            task.cancel()
 
     # --- time ----------------------------------------------------------------------------
 
@@ -155,8 +192,9 @@ class Rooms:
             self.watch(live)
 
     def _drop(self, live: LiveRoom) -> None:
-        self._live.pop(live.room.workspace, None)
-        self._metrics.rooms.set(len(self._live))
+        if self._live.get(live.room.workspace) is live:  # and not one that came after it
+            del self._live[live.room.workspace]
+            self._metrics.rooms.set(len(self._live))
 
     # --- the way to the disk and back ----------------------------------------------------
 
@@ -194,12 +232,15 @@ class Rooms:
             touched[live] = None
             live.pending -= len(results)
             live.carry_out(live.room.committed(results))
+            newest = max(result.seq for _, _, result in results)
+            self._bus.tell(CommittedWord(live.room.workspace, newest))
         for origin, move, cursor in batch.cursors:
             live = origin.live
             upto = batch.newest.get(move.workspace, live.room.seq)
             touched[live] = None
             live.pending -= 1
             live.carry_out(live.room.moved(move.user, cursor, upto))
+            self._bus.tell(Moved(move.workspace, move.user, cursor.read, cursor.unread, upto))
         for live in touched:
             live.flush()
         written = perf_counter()
@@ -219,13 +260,13 @@ class Rooms:
         return touched
 
     def _refuse(self, batch: Failed[Origin]) -> dict[LiveRoom, None]:
-        self.failed("commit", batch.error, *{origin.live for origin, _ in batch.appends})
+        operations: list[tuple[Origin, Append | MoveCursor]] = [*batch.appends, *batch.cursors]
+        self.failed("commit", batch.error, *{origin.live for origin, _ in operations})
         metrics = self._metrics
         metrics.requests["send", "error"].inc(len(batch.appends))
         metrics.requests["read", "error"].inc(len(batch.cursors))
         metrics.room_errors[batch.error.kind].inc(len(batch.appends) + len(batch.cursors))
         touched: dict[LiveRoom, None] = {}
-        operations: list[tuple[Origin, Append | MoveCursor]] = [*batch.appends, *batch.cursors]
         for origin, operation in operations:
             live = origin.live
             touched[live] = None
@@ -275,15 +316,22 @@ class Rooms:
             state = await self.measured("open", lambda: self._store.open(workspace))
         except StoreError:
             return
-        if state.epoch != live.room.epoch and not live.stale:
-            log.warning("the history was replaced; members reload", workspace=workspace)
+        if state.epoch != live.room.epoch:
+            self._replaced(live)
+
+    def _replaced(self, live: LiveRoom) -> None:
+        if not live.stale:
+            log.warning("the history was replaced; members reload", workspace=live.room.workspace)
             live.stale = True
-            if self._live.get(workspace) is live:
-                self._drop(live)
+            self._drop(live)
             self._evict(live)
 
     def _announce(self, live: LiveRoom, action: Announce) -> None:
-        """Tell the other nodes; with this store there are none."""
+        self._bus.tell(Here(live.room.workspace, action.user, action.name, action.present))
+
+    def tell_typing(self, connection: Connection) -> None:
+        """Tell the other nodes that a member types."""
+        self._bus.tell(Typed(connection.workspace, connection.user))
 
     def _begin_read(self, live: LiveRoom, action: Fetch | Recount) -> None:
         if isinstance(action, Fetch):
@@ -312,15 +360,21 @@ class Rooms:
         task.add_done_callback(self._tasks.discard)
 
     async def _fetch(self, live: LiveRoom, action: Fetch) -> None:
+        """Read what a room misses, until it is there: nothing is published before."""
         workspace = live.room.workspace
-        try:
-            messages = await self.measured(
-                "since", lambda: self._store.since(workspace, action.after, action.upto), live
-            )
-        except StoreError:
-            live.room.fetch_failed()
-        else:
-            live.carry_out(live.room.fetched(messages))
+        while not live.stale:
+            try:
+                messages = await self.measured(
+                    "since", lambda: self._store.since(workspace, action.after, action.upto), live
+                )
+            except StoreError:
+                await asyncio.sleep(FETCH_RETRY_SECONDS)
+                continue
+            if messages and messages[0].seq == action.after + 1:
+                live.carry_out(live.room.fetched(messages))
+            else:  # it is out of history already
+                self._replaced(live)
+            return
 
 
 def _operation(operation: object) -> str:

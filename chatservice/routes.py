@@ -54,9 +54,12 @@ def parse_target(path: str) -> Route:
     """Parse a request target.
 
     Raises:
-        RequestError: 404 for an unknown path, 400 for a malformed workspace id.
+        RequestError: 404 for an unknown path, 400 for a malformed one or workspace id.
     """
-    parts = urlsplit(path)
+    try:
+        parts = urlsplit(path)
+    except ValueError:  # a bracket that is not closed after //
+        raise RequestError(400, "the path is malformed") from None
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     if match := _WORKSPACE_PATH.fullmatch(parts.path):
         workspace = unquote(match[1])
@@ -129,6 +132,8 @@ def error_response(error: RequestError, *, origin: str | None = None) -> Respons
         response.headers["WWW-Authenticate"] = "Bearer"
     if error.status == 405:
         response.headers["Allow"] = "GET, OPTIONS"
+    if error.status == 426:
+        response.headers["Upgrade"] = "websocket"
     return response
 
 

@@ -18,6 +18,7 @@ from chatservice import protocol
 from chatservice.actions import Store as StoreAction
 from chatservice.admission import Admission, Build
 from chatservice.auth import Authenticator, AuthError
+from chatservice.cluster import Bus
 from chatservice.config import Settings
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
@@ -34,6 +35,8 @@ from chatservice.timers import TimerWheel
 
 log = get_logger("server")
 
+SETTLE_SECONDS: Final = 1.0
+"""How long members may still come in who had connected when no more were accepted."""
 FLUSH_SECONDS: Final = 5.0
 """How long a stop waits for commits under way: more than a busy timeout, less than patience."""
 
@@ -50,6 +53,7 @@ class ChatServer:
         settings: Settings,
         build: Build,
         store: Store,
+        bus: Bus,
         authenticator: Authenticator,
         metrics: Metrics,
     ) -> None:
@@ -73,7 +77,7 @@ class ChatServer:
         )
         self.rooms = Rooms(
             store, self.health, metrics, self._wheel, rules,
-            queued_writes=settings.limits.queued_writes, evict=self._evict,
+            bus=bus, queued_writes=settings.limits.queued_writes, evict=self._evict,
         )  # fmt: skip
         self.admission = Admission(
             settings, build, authenticator, self.rooms, store, self.health, metrics, self._welcome
@@ -105,11 +109,23 @@ class ChatServer:
         self._wheel.start()
         self.rooms.committer.start()
         await self._authenticator.start()
-        await self.health.start()
+        try:
+            await self.health.start()
+        finally:
+            await self.rooms.neighbours.start()  # which needs the schema
 
-    async def quiesce(self) -> None:
-        """Read nothing more, and see what was read through to the disk and to the members."""
-        await self.admission.settle()
+    async def quiesce(self, *, let_in: bool) -> None:
+        """Read nothing more, and see what was read through to the disk and to the members.
+
+        Args:
+            let_in: wait, for a moment, for those who have connected and not yet said what for;
+                otherwise only for those who have.
+        """
+        deadline = self._loop.time() + SETTLE_SECONDS
+        await asyncio.sleep(0)  # what was accepted in this turn is known in the next
+        # Polled (ASYNC110) for a second at most, once in a process's life.
+        while self._at_the_door(let_in) and self._loop.time() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         self.admission.draining = True
         for connection in self._members:
             connection.pause()
@@ -120,6 +136,11 @@ class ChatServer:
             log.error("commits under way did not finish; they are not acknowledged")
         for live in self.rooms:
             live.flush()
+
+    def _at_the_door(self, silent_too: bool) -> bool:
+        return self.admission.busy or (
+            silent_too and any(not connection.asked for connection in self._half_open)
+        )
 
     def resume(self) -> None:
         """Undo `quiesce`: read on, as if nothing had been."""
@@ -156,7 +177,7 @@ class ChatServer:
         for task in self._tasks:
             task.cancel()
         await self.health.close()
-        await self.rooms.committer.close()
+        await self.rooms.close()
         await self._authenticator.close()
         self._wheel.stop()
         await self.store.close()
@@ -168,16 +189,17 @@ class ChatServer:
         return TokenBucket(self._settings.limits.rate, self._settings.limits.burst)
 
     def connected(self, connection: Connection) -> None:
-        """Note a half-open connection; past the limit the oldest makes room.
+        """Note a connection that is no member's; past the limit the oldest makes room.
 
-        A client that means it is half-open for milliseconds, so whoever floods pushes out its own.
+        A client that means it is one for milliseconds, so whoever floods pushes out its own.
         """
         self._half_open[connection] = None
         if len(self._half_open) > self._settings.limits.handshakes:
-            oldest = next(iter(self._half_open))
-            self._half_open.pop(oldest)
-            self.metrics.handshakes["timeout"].inc()
-            oldest.abort("timeout")
+            next(iter(self._half_open)).abort("timeout")
+
+    def answered(self, connection: Connection) -> None:
+        """Count a connection that was answered as half-open again until it is gone."""
+        self.connected(connection)
 
     def requested(self, connection: Connection, request: Request) -> None:
         """Answer an HTTP request."""
@@ -207,7 +229,7 @@ class ChatServer:
         if live is None:
             return
         if connection.bucket.refused > self._settings.limits.burst:
-            connection.close(CloseCode.TOO_FAST, "too many frames", reason="too_fast")
+            connection.fail("too many frames", code=CloseCode.TOO_FAST, reason="too_fast")
             return
         if text is None:
             return
@@ -226,7 +248,8 @@ class ChatServer:
 
     def closed(self, connection: Connection, reason: str) -> None:
         """Forget a connection that will send and receive no more."""
-        if self._half_open.pop(connection, connection) is None:
+        self._half_open.pop(connection, None)
+        if not connection.asked:
             self.metrics.handshakes[_UNFINISHED.get(reason, "abandoned")].inc()
         live = self._members.pop(connection, None)
         if live is None:
@@ -234,6 +257,8 @@ class ChatServer:
         self.admission.counts.release(connection.user, connection.workspace)
         self.metrics.connections.dec()
         self.metrics.closed[reason].inc()
+        if reason == "too_slow":
+            self.metrics.slow_members.inc()
         live.leave(connection, self._loop.time())
         self.rooms.watch(live)
         log.info(
@@ -242,7 +267,8 @@ class ChatServer:
         )  # fmt: skip
 
     def disconnected(self, connection: Connection) -> None:
-        """Note that the socket of a member is closed for good."""
+        """Note that a socket is closed for good."""
+        self._half_open.pop(connection, None)
         self._lingering.discard(connection)
         if not self._lingering:
             self._nobody.set()
@@ -269,7 +295,10 @@ class ChatServer:
         live.carry_out(actions)
 
     def _typing(self, connection: Connection, live: LiveRoom, _: protocol.StartTyping) -> None:
-        live.carry_out(live.room.typing(connection, self._loop.time()))
+        actions = live.room.typing(connection, self._loop.time())
+        if actions:
+            live.carry_out(actions)
+            self.rooms.tell_typing(connection)
         self.metrics.requests["typing", "ok"].inc()
 
     def _ping(self, connection: Connection, live: LiveRoom, _: protocol.Ping) -> None:

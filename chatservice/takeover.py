@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +25,19 @@ from typing import Any, Final
 
 import msgspec
 
-from chatservice.control import ControlError, connect, read_line
+from chatservice.control import MAX_LINE, ControlError, connect, read_line
 
 VERSION: Final = 1
 CONFIRM_SECONDS: Final = 10.0
 """How long the old process waits, reading nothing, for the new one to serve."""
 ASK_SECONDS: Final = 15.0
 """How long the new process waits for the old one to finish what is under way."""
+
+
+class _Reply(msgspec.Struct):
+    ok: bool
+    listeners: list[str] = []
+    error: str = ""
 
 
 class Claim:
@@ -49,14 +56,22 @@ class Claim:
         try:
             self._peer.sendall(b'{"confirmed":true}\n')
             with self._peer.makefile("rb") as lines:
-                if not lines.readline():
-                    raise ControlError("the running process did not wait for the confirmation")
-        except OSError as error:
+                line = lines.readline()
+            reply = msgspec.json.decode(line, type=dict[str, Any])
+        except (OSError, msgspec.DecodeError) as error:
             raise ControlError(
                 f"the running process did not take the confirmation: {error}"
             ) from None
         finally:
             self._peer.close()
+        if not reply.get("ok"):
+            raise ControlError(f"the running process serves on: {reply.get('error')}")
+
+    def abandon(self) -> None:
+        """Let the old process serve on, at once."""
+        self._peer.close()
+        for listener in self.listeners.values():
+            listener.close()
 
 
 def claim(path: Path) -> Claim | None:
@@ -68,36 +83,42 @@ def claim(path: Path) -> Claim | None:
     peer = connect(path, ASK_SECONDS)
     if peer is None:
         return None
+    descriptors: list[int] = []
     try:
         peer.sendall(msgspec.json.encode({"order": "take-over", "version": VERSION}) + b"\n")
-        line, descriptors = _receive(peer)
-        reply = msgspec.json.decode(line, type=dict[str, Any])
-        if not reply.get("ok"):
-            raise ControlError(f"the running process refused: {reply.get('error')}")
-        names = reply["listeners"]
+        line = _receive(peer, descriptors)
+        reply = msgspec.json.decode(line, type=_Reply)
+        if not reply.ok:
+            raise ControlError(f"the running process refused: {reply.error}")
+        names = reply.listeners
         if len(names) != len(descriptors):
             raise ControlError(f"{len(names)} listeners were named, {len(descriptors)} passed")
     except TimeoutError:
-        peer.close()
+        _close(peer, descriptors)
         raise ControlError(
             f"the running process did not answer in {ASK_SECONDS:g} s; it may hang. "
             f"Stop it with `ctl stop`, or kill it, and start this one again"
         ) from None
     except (OSError, msgspec.DecodeError) as error:
-        peer.close()
-        raise ControlError(f"the running process hung up: {error}") from None
+        _close(peer, descriptors)
+        raise ControlError(f"the running process did not answer as one: {error}") from None
     except ControlError:
-        peer.close()
+        _close(peer, descriptors)
         raise
     return Claim(
         peer, {name: socket.socket(fileno=fd) for name, fd in zip(names, descriptors, strict=True)}
     )
 
 
-def _receive(peer: socket.socket) -> tuple[bytes, list[int]]:
-    """Read one line and the descriptors that come with it."""
+def _close(peer: socket.socket, descriptors: list[int]) -> None:
+    peer.close()
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _receive(peer: socket.socket, descriptors: list[int]) -> bytes:
+    """Read one line, and add the descriptors that come with it to `descriptors`."""
     line = b""
-    descriptors: list[int] = []
     space = socket.CMSG_SPACE(8 * array.array("i").itemsize)
     while not line.endswith(b"\n"):
         data, ancillary, _, _ = peer.recvmsg(4096, space)
@@ -109,7 +130,9 @@ def _receive(peer: socket.socket) -> tuple[bytes, list[int]]:
         if not data:
             raise ControlError("the running process hung up")
         line += data
-    return line, descriptors
+        if len(line) > MAX_LINE:
+            raise ControlError("the running process sends a line without an end")
+    return line
 
 
 async def hand_over(peer: socket.socket, listeners: Mapping[str, socket.socket]) -> None:

@@ -54,7 +54,12 @@ class TimerWheel:
         for slot in range(self._turned + 1, current + 1):
             self._turned = slot
             for timed in self._slots.pop(slot, ()):
-                due = timed.on_timer(now)
+                try:
+                    due = timed.on_timer(now)
+                except Exception as error:  # a bug; the wheel must turn on for everybody else
+                    context = {"message": "a timer failed", "exception": error}
+                    self._loop.call_exception_handler(context)
+                    continue
                 if due is not None:
                     self.schedule(timed, due)
         self._handle = self._loop.call_at((current + 1) * TICK, self._turn)

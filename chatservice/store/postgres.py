@@ -20,7 +20,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -34,14 +33,13 @@ from chatservice.store import (
     MemberState,
     MoveCursor,
     Page,
-    SchemaVersion,
     StoreError,
     StoreErrorKind,
     WorkspaceState,
 )
 from chatservice.store import postgres_read as reading
-from chatservice.store.postgres_errors import LOST, TRY_AGAIN, store_error
-from chatservice.store.postgres_migrate import MIGRATIONS, database_schema, migrate
+from chatservice.store.postgres_errors import LOST, TRY_AGAIN, describe, store_error
+from chatservice.store.postgres_migrate import CONNECT_SECONDS, MIGRATIONS, migrate_at
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +47,6 @@ RETRY_SECONDS: Final = 3.0
 """How long a write is done again when the connection is lost, before its callers are refused."""
 STATEMENT_SECONDS: Final = 5.0
 LOCK_SECONDS: Final = 3.0
-CONNECT_SECONDS: Final = 3.0
 _MOST_SLACK: Final = 64
 """Messages that may be on disk beyond those kept, so that not every commit deletes some."""
 
@@ -130,7 +127,7 @@ class PostgresStore:
             return
         pool: Pool | None = None
         try:
-            await self._migrate()
+            await migrate_at(self._dsn, migrations=self._migrations)
             pool = await asyncpg.create_pool(
                 self._dsn,
                 min_size=1,
@@ -143,13 +140,6 @@ class PostgresStore:
         except Exception as error:
             raise store_error(error, self.where) from None
         self._pool = pool
-
-    async def _migrate(self) -> None:
-        connection = await asyncpg.connect(self._dsn, timeout=CONNECT_SECONDS)
-        try:
-            await migrate(connection, where=self.where, migrations=self._migrations)
-        finally:
-            await connection.close()
 
     async def _connected(self, connection: Connection) -> None:
         """See, on each new connection, whether this is still the database that it was."""
@@ -291,10 +281,6 @@ class PostgresStore:
         """Read a page of messages."""
         return await self._read(lambda c: reading.history(c, workspace, before, limit, self._keep))
 
-    async def schema(self) -> SchemaVersion | None:
-        """Give the schema of the database."""
-        return await self._read(database_schema)
-
     # --- inside --------------------------------------------------------------------------
 
     async def _read(self, work: Work[T]) -> T:
@@ -362,12 +348,6 @@ class PostgresStore:
     def _unusable(self) -> StoreError:
         why = "was closed" if self._closed else "was not started"
         return StoreError(StoreErrorKind.CLOSED, f"PostgreSQL at {self.where}: the store {why}")
-
-
-def describe(dsn: str) -> str:
-    """Name the server and the database of a DSN, without user and password."""
-    parts = urlsplit(dsn)
-    return f"{parts.hostname or 'a local socket'}:{parts.port or 5432}{parts.path}"
 
 
 def _now() -> int:

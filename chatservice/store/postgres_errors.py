@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -53,7 +54,7 @@ _KINDS: Final[tuple[tuple[type[BaseException], StoreErrorKind, str], ...]] = (
     (
         asyncpg.InvalidAuthorizationSpecificationError,
         StoreErrorKind.IO,
-        "it refuses the user or the password: look at the store_dsn secret",
+        "it refuses the user or the password: look at the database_url secret",
     ),
     (asyncpg.InvalidCatalogNameError, StoreErrorKind.IO, "there is no such database: create it"),
 )
@@ -78,3 +79,9 @@ def store_error(error: BaseException, where: str) -> StoreError:
     return StoreError(
         StoreErrorKind.INTERNAL, f"PostgreSQL at {where}: {type(error).__name__}: {error}"
     )
+
+
+def describe(dsn: str) -> str:
+    """Name the server and the database of a DSN, without user and password."""
+    parts = urlsplit(dsn)
+    return f"{parts.hostname or 'a local socket'}:{parts.port or 5432}{parts.path}"

@@ -14,8 +14,11 @@ import asyncpg
 
 from chatservice.store import SchemaVersion, StoreError, StoreErrorKind
 from chatservice.store.migrate import load_migrations
+from chatservice.store.postgres_errors import describe, store_error
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "postgres"
+
+CONNECT_SECONDS: Final = 3.0
 
 _LOCK: Final = 0x63686174  # "chat": the key of the advisory lock
 
@@ -36,6 +39,39 @@ async def database_schema(connection: Connection) -> SchemaVersion | None:
     if row is None or row[0] is None:
         return None
     return SchemaVersion(row[0], row[1])
+
+
+async def ask_schema(dsn: str) -> SchemaVersion | None:
+    """Connect and give the schema of the database.
+
+    Raises:
+        StoreError: it cannot be reached or read.
+    """
+    try:
+        connection = await asyncpg.connect(dsn, timeout=CONNECT_SECONDS)
+        try:
+            return await database_schema(connection)
+        finally:
+            await connection.close()
+    except Exception as error:
+        raise store_error(error, describe(dsn)) from None
+
+
+async def migrate_at(dsn: str, *, migrations: Path = MIGRATIONS) -> SchemaVersion:
+    """Connect and bring the database up to this release's schema.
+
+    Raises:
+        StoreError: it cannot be done, or this release is too old for the database.
+    """
+    where = describe(dsn)
+    try:
+        connection = await asyncpg.connect(dsn, timeout=CONNECT_SECONDS)
+        try:
+            return await migrate(connection, where=where, migrations=migrations)
+        finally:
+            await connection.close()
+    except Exception as error:
+        raise store_error(error, where) from None
 
 
 async def migrate(

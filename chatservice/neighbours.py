@@ -1,0 +1,173 @@
+"""What members of other nodes do, brought into the rooms of this one.
+
+Implements `cluster.Listener`. What is heard of a workspace while its room is being opened or
+compared with the store is kept, and wins over what was read meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from chatservice.cluster import Bus, Committed, Here, Moved, Typed, Word
+from chatservice.fanout import LiveRoom
+from chatservice.logs import get_logger
+from chatservice.store import StoreError, WorkspaceState
+
+log = get_logger("neighbours")
+
+AT_ONCE: Final = 8
+"""Rooms that are compared with the store at the same time after words may have been lost."""
+
+Heard = list[tuple[str, Word]]
+
+
+class Neighbours:
+    """The other nodes, as the rooms of this one see them.
+
+    Args:
+        bus: the way to them.
+        live_rooms: gives the rooms in memory.
+        find: gives one of them by its workspace.
+        watch: is told of a room whose deadline may have changed.
+        state: reads the state of a workspace from the store.
+        replaced: is told of a room whose history the store no longer holds.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        live_rooms: Callable[[], Iterable[LiveRoom]],
+        find: Callable[[str], LiveRoom | None],
+        watch: Callable[[LiveRoom], None],
+        state: Callable[[str], Awaitable[WorkspaceState]],
+        replaced: Callable[[LiveRoom], None],
+    ) -> None:
+        self.bus = bus
+        self._live_rooms = live_rooms
+        self._find = find
+        self._watch = watch
+        self._state = state
+        self._replaced = replaced
+        self._loop = asyncio.get_running_loop()
+        self._listening: dict[str, list[Heard]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Begin to listen."""
+        await self.bus.start(self)
+
+    async def close(self) -> None:
+        """Say goodbye."""
+        for task in self._tasks:
+            task.cancel()
+        await self.bus.close()
+
+    # --- a room that comes into being ----------------------------------------------------
+
+    @contextmanager
+    def listening(self, workspace: str) -> Iterator[Heard]:
+        """Collect what is heard of a workspace while something is read about it."""
+        heard: Heard = []
+        self._listening.setdefault(workspace, []).append(heard)
+        try:
+            yield heard
+        finally:
+            self._listening[workspace].remove(heard)
+            if not self._listening[workspace]:
+                del self._listening[workspace]
+
+    async def introduce(self, live: LiveRoom, heard: Heard) -> None:
+        """Bring a new room up to date: who is present elsewhere, and what was heard meanwhile.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        present = await self.bus.present(live.room.workspace)
+        self._settle(live, present, heard)
+        for node, word in heard:
+            self._apply(live, node, word)
+
+    def _settle(
+        self, live: LiveRoom, present: Sequence[tuple[str, str, str]], heard: Heard
+    ) -> None:
+        """Make the room agree with what was read of other nodes, where nothing newer was heard."""
+        newer = {(node, word.user) for node, word in heard if isinstance(word, Here)}
+        room = live.room
+        for node, user in room.remote_users() - {(node, user) for node, user, _ in present}:
+            if (node, user) not in newer:
+                live.carry_out(room.remote_presence(node, user, "", present=False))
+        for node, user, name in present:
+            if (node, user) not in newer:
+                live.carry_out(room.remote_presence(node, user, name, present=True))
+
+    # --- cluster.Listener ----------------------------------------------------------------
+
+    def heard(self, node: str, words: Sequence[Word]) -> None:
+        """Another node said this."""
+        for word in words:
+            for heard in self._listening.get(word.workspace, ()):
+                heard.append((node, word))
+            live = self._find(word.workspace)
+            if live is not None:
+                self._apply(live, node, word)
+
+    def node_gone(self, node: str) -> None:
+        """Give the users of a node their grace period to come to another one."""
+        now = self._loop.time()
+        for live in tuple(self._live_rooms()):
+            live.carry_out(live.room.node_gone(node, now))
+            self._watch(live)
+
+    def resync(self) -> None:
+        """Tell everything anew, and compare every room with the store."""
+        for live in self._live_rooms():
+            room = live.room
+            self.bus.tell(Committed(room.workspace, room.seq))
+            for word in room.announcements():
+                self.bus.tell(Here(room.workspace, word.user, word.name, True))
+        self._spawn(self._compare_all(asyncio.Semaphore(AT_ONCE)))
+
+    async def _compare_all(self, at_once: asyncio.Semaphore) -> None:
+        async def compare(live: LiveRoom) -> None:
+            async with at_once:
+                await self._compare(live)
+
+        await asyncio.gather(*(compare(live) for live in tuple(self._live_rooms())))
+
+    async def _compare(self, live: LiveRoom) -> None:
+        workspace = live.room.workspace
+        with self.listening(workspace) as heard:
+            try:
+                state = await self._state(workspace)
+                present = await self.bus.present(workspace)
+            except StoreError:
+                return  # the bus is lost again, and will ask for this again
+            if state.epoch != live.room.epoch:
+                self._replaced(live)
+                return
+            self._settle(live, present, heard)
+            live.carry_out(live.room.noticed(state.seq))
+            live.carry_out(live.room.recount_all())
+
+    def _apply(self, live: LiveRoom, node: str, word: Word) -> None:
+        room = live.room
+        match word:
+            case Committed():
+                live.carry_out(room.noticed(word.seq))
+            case Moved():
+                live.carry_out(room.moved(word.user, word.cursor, word.upto))
+            case Typed():
+                live.carry_out(room.remote_typing(word.user))
+            case Here():
+                live.carry_out(
+                    room.remote_presence(node, word.user, word.name, present=word.present)
+                )
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
