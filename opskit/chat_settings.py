@@ -25,6 +25,7 @@ OWN_KEYS: Final[Mapping[str, str]] = {
     "auth.previous_secret_file": "is written by opskit; set secrets.jwt_previous_secret of the "
     "environment instead",
     "auth.jwks_file": "is written by opskit; set secrets.jwks of the environment instead",
+    "store.dsn_file": "is written by opskit; set secrets.database_url of the environment instead",
 }
 """Keys of the service that opskit alone decides, and what to do about each."""
 

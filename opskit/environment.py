@@ -30,6 +30,7 @@ SECRET_FILES: Final[Mapping[str, str]] = {
     "jwt_secret": "auth.secret_file",
     "jwt_previous_secret": "auth.previous_secret_file",
     "jwks": "auth.jwks_file",
+    "database_url": "store.dsn_file",
 }
 """The secrets that are files on a host, and the service's setting that names each file.
 
@@ -207,7 +208,7 @@ def _load_one(document: Document, file: Path, name: str, raw: Any) -> Environmen
     # A reference that is wrong is there all the same: it is complained of once.
     own = dict(_own_settings(Layout(PurePosixPath(root)), model.secrets))
     settings, complaints = chat_settings.check(model.chat, own)
-    problems += [_chat_problem(document, path, complaint, secrets) for complaint in complaints]
+    problems += [_chat_problem(document, path, complaint) for complaint in complaints]
     socket = str(Layout(PurePosixPath(root)).run / "control.sock")
     if len(os.fsencode(socket)) > _SOCKET_PATH_BYTES:
         why = f"is too long: {socket} has {len(os.fsencode(socket))} bytes, and the path of a "
@@ -249,6 +250,9 @@ def _check_whole(
     if service.port == service.admin_port != 0:
         why = f"is {service.admin_port}, which is chat.service.port; choose another"
         yield document.problem((*path, "chat", "service", "admin_port"), why)
+    if settings.store.dsn_file and settings.store.kind == "sqlite":
+        why = "is of no use with chat.store.kind sqlite; set that to postgres, or remove this"
+        yield document.problem((*path, "secrets", "database_url"), why)
     grace = settings.timing.presence_grace
     if smoke.timeout <= grace:
         why = f"is {smoke.timeout:g} s, and the smoke test waits for chat.timing.presence_grace, "
@@ -306,7 +310,6 @@ def _chat_problem(
     document: Document,
     path: tuple[Key, ...],
     complaint: chat_settings.Complaint,
-    secrets: Mapping[str, SecretRef],
 ) -> Problem:
     """Find the line that a complaint of the service's is about."""
     key, why = yaml_lines.dotted(complaint.path), complaint.why
@@ -314,10 +317,10 @@ def _chat_problem(
     if why != chat_settings.OWN_KEYS.get(key):
         # What the service says of a file that holds a secret is, here, about the secret.
         for name, setting in SECRET_FILES.items():
-            why = re.sub(rf"\b{setting.removeprefix('auth.')}\b", name, why)
+            why = re.sub(rf"\b{setting.partition('.')[2]}\b", name, why)
             if key == setting:
                 location = (*path, "secrets", name)
-        if key == SECRET_FILES["jwt_secret"] and not secrets:
+        if key == SECRET_FILES["jwt_secret"] and why.startswith("is required"):
             why = "is required, unless secrets.jwks or chat.auth.jwks_url is given; for example\n"
             why += "    jwt_secret: env:CHAT_JWT_SECRET"
     return document.problem(location, why)

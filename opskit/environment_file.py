@@ -13,7 +13,7 @@ from opskit.chat_settings import got, unknown_key
 from opskit.problems import Problem
 from opskit.yaml_lines import Document, Key
 
-SECRETS = ("jwt_secret", "jwt_previous_secret", "jwks", "signing_key")
+SECRETS = ("jwt_secret", "jwt_previous_secret", "jwks", "signing_key", "database_url")
 
 
 class _Section(BaseModel):

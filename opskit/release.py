@@ -126,7 +126,7 @@ def build(
     at = commit(source, *_inputs(environment, source))
     platform = environment.platform or this_platform()
     layer = layer_key(_lock(source).read_bytes(), environment.python, platform)
-    schema = _schema(source)
+    schema = _schema(source, environment.settings.store.kind)
     with staged(place) as directory:
         for path in source_files(source, PACKAGE):
             _write(directory / "code" / path, (source / path).read_bytes())
@@ -174,10 +174,11 @@ def verify(directory: Path) -> list[str]:
     return faults
 
 
-def _schema(source: Path) -> Schema:
+def _schema(source: Path, store: str) -> Schema:
     """Ask the store which schema the migrations of a source tree bring."""
+    migrations = source / MIGRATIONS
     try:
-        schema = release_schema(source / MIGRATIONS)
+        schema = release_schema(migrations if store == "sqlite" else migrations / store)
     except StoreError as error:
         raise Failure(str(error), hint="mend the migration, then deploy again") from None
     return Schema(schema.version, schema.readable_from)

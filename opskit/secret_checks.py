@@ -5,6 +5,8 @@ The checks are the service's and cryptography's own, imported when a secret is t
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from opskit.secrets import Secret, SecretRef
 
 
@@ -22,6 +24,8 @@ def check_value(name: str, ref: SecretRef, value: Secret) -> None:
             why = _jwks_fault(value)
         case "signing_key":
             why = _private_key_fault(value)
+        case "database_url":
+            why = _address_fault(value)
     if why:
         raise ref.error(why)
 
@@ -58,3 +62,12 @@ def _private_key_fault(value: Secret) -> str:
     except (ValueError, UnsupportedAlgorithm):
         return "is no private key in PEM (-----BEGIN PRIVATE KEY-----)"
     return ""
+
+
+def _address_fault(value: Secret) -> str:
+    try:
+        parts = urlsplit(value.decode())
+        known = parts.scheme in ("postgresql", "postgres") and parts.hostname
+    except ValueError:
+        known = None
+    return "" if known else "is no address like postgresql://USER:PASSWORD@HOST:PORT/NAME"

@@ -402,7 +402,8 @@ def test_secrets_that_are_no_mapping_are_refused_and_not_shown(file: Path) -> No
 def test_an_unknown_secret_is_named(file: Path) -> None:
     assert complaint(file, DEV + "      jwt_secrets: env:A\n") == (
         "environments.yaml:7: environments.dev.secrets.jwt_secrets: unknown key; did you mean "
-        "jwt_secret? known here: jwt_secret, jwt_previous_secret, jwks, signing_key"
+        "jwt_secret? known here: jwt_secret, jwt_previous_secret, jwks, signing_key, "
+        "database_url"
     )
 
 
@@ -440,6 +441,23 @@ def test_a_previous_secret_needs_a_present_one(file: Path) -> None:
         "environments.yaml:6: environments.dev.secrets.jwt_previous_secret: is of no use without "
         "jwt_secret"
     )
+
+
+def test_a_database_server_needs_an_address_and_a_file_needs_none(file: Path) -> None:
+    postgres = "    chat: {store: {kind: postgres}}\n"
+    assert complaint(file, DEV + postgres) == (
+        "environments.yaml:5: environments.dev.secrets.database_url: is required with "
+        'store.kind = "postgres"'
+    )
+    address = "      database_url: env:CHAT_DATABASE_URL\n"
+    assert complaint(file, DEV + address) == (
+        "environments.yaml:7: environments.dev.secrets.database_url: is of no use with "
+        "chat.store.kind sqlite; set that to postgres, or remove this"
+    )
+    environment = dev(file, address + postgres)
+    assert list(environment.secret_files()) == ["jwt_secret", "database_url"]
+    store = environment.chat_settings(Path("/r"))["store"]
+    assert (store["kind"], store["dsn_file"]) == ("postgres", "/r/secrets/database_url")
 
 
 def test_every_missing_secret_is_told_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

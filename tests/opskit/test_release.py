@@ -163,6 +163,15 @@ def test_the_manifest_says_all_that_there_is_to_know(
     assert (release.version, release.schema) == (12, Schema(3, 2))
 
 
+def test_the_schema_is_that_of_the_store_in_use(make: Callable[..., Release], source: Path) -> None:
+    (source / "chatservice/store/migrations/postgres").mkdir()
+    edit("chatservice/store/migrations/postgres/001_x.sql", "-- readable-from: 1\n")(source)
+    text = (source / "environments.yaml").read_text()
+    more = "      database_url: env:A\n    chat: {store: {kind: postgres}}\n"
+    edit("environments.yaml", text + more)(source)
+    assert make().schema == Schema(1, 1)
+
+
 def test_the_same_input_makes_the_same_content_under_any_number(
     make: Callable[..., Release], tmp_path: Path
 ) -> None:

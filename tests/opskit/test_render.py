@@ -74,7 +74,7 @@ def test_each_key_is_explained_in_one_line_that_tells_its_default() -> None:
         comment = documented()[key]
         assert comment.startswith("# "), key
         assert len(comment) <= 100, key
-        if key.endswith(("_dir", "secret_file", "jwks_file")):
+        if key.endswith(("_dir", "secret_file", "jwks_file", "dsn_file")):
             assert re.search(r"opskit|secrets\.", comment), key
             continue
         told = re.search(r"\(default ([^ ,;:)]+)", comment)
@@ -92,7 +92,7 @@ def test_environments_yaml_explains_each_key_in_the_same_words() -> None:
     lines = (ROOT / "environments.yaml").read_text().splitlines()
     dev = lines[: lines.index("  prod:")]
     for key, comment in documented().items():
-        if key.endswith(("_dir", "secret_file", "jwks_file")):
+        if key.endswith(("_dir", "secret_file", "jwks_file", "dsn_file")):
             continue
         assert f"        {comment}" in dev, key
         name = key.partition(".")[2]

@@ -329,6 +329,16 @@ def test_a_signing_key_is_a_private_key_without_a_passphrase() -> None:
     assert fault("signing_key", locked).startswith("is encrypted; give the key without a passph")
 
 
+def test_a_database_url_is_the_address_of_a_postgresql_server() -> None:
+    good("database_url", b"postgresql://chat:p%40ss@db.example.net:5432/chat")
+    good("database_url", b"postgres://db/chat?sslmode=verify-full")
+    for wrong in (b"mysql://db/chat-hunter2", b"db.example.net-hunter2", b"\xff", b"postgres:///x",
+                  b"postgresql://[hunter2/x"):  # fmt: skip
+        assert fault("database_url", wrong) == (
+            "is no address like postgresql://USER:PASSWORD@HOST:PORT/NAME"
+        )
+
+
 # --- fingerprints -------------------------------------------------------------------------
 
 
