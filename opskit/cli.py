@@ -260,7 +260,7 @@ def deployments(
 
         _print(deployments_report(env, record, facts.current, limit))
     else:
-        session.ui().deployments(record, facts.current, limit)
+        session.ui().deployments(record, facts, env, limit)
 
 
 @app.command()

@@ -123,6 +123,23 @@ class Lease:
         if self._lost is not None:
             raise self._lost
 
+    def confirm(self) -> None:
+        """Ask the host whether the lease is still ours, and renew it.
+
+        Raises:
+            LeaseLost: it is not, or the host cannot be reached.
+        """
+        renewed = self._renewed
+        self._renew()
+        self.check()
+        if self._renewed == renewed:
+            raise LeaseLost(self._executor.host, None, why="it could not be renewed")
+
+    def lost_to(self, holder: Holder | None) -> LeaseLost:
+        """Note that the host has refused a command for want of the lease."""
+        self._lost = LeaseLost(self._executor.host, holder)
+        return self._lost
+
     def release(self) -> None:
         """Give the lease up. Safe to call when it is lost, or was never taken."""
         self._done.set()
@@ -147,7 +164,7 @@ class Lease:
         if result.status == 0:
             self._renewed = time.monotonic()
         elif result.status == lock.HELD:
-            self._lost = LeaseLost(self._executor.host, _held(result)[1])
+            self.lost_to(_held(result)[1])
 
     def _must(self, result: Result, command: Command) -> None:
         if result.status == lock.BUSY:
@@ -175,7 +192,7 @@ class FencedExecutor(Executor):
         self._lease.check()
         result = self._executor.run(self._lease.fence(command))
         if result.status == lock.HELD:
-            raise LeaseLost(self._executor.host, _held(result)[1])
+            raise self._lease.lost_to(_held(result)[1])
         return result
 
     def stream(self, command: Command) -> Generator[str]:

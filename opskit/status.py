@@ -55,7 +55,7 @@ class Status:
         """What is wrong, and the command to run next; both empty when nothing is."""
         facts, name = self.facts, self.target.environment.name
         serving = facts.serving
-        if self.interrupted is not None and self.busy is None:
+        if self.interrupted is not None:
             what = f"{self.interrupted.record.action} of {release_name(self.interrupted.release)}"
             return (
                 f"the {what} by {self.interrupted.record.who} was interrupted in the step "
@@ -142,18 +142,23 @@ def look(target: Target) -> Status:
             service, silence = target.ask(facts.serving.release, "ctl", "status"), ""
         except Failure as failure:
             silence = str(failure)
-    interrupted = InProgress.parse(facts.in_progress)
-    if interrupted is not None and finished(record, interrupted.id):
-        interrupted = None
     return Status(
         target=target,
         facts=facts,
         record=record,
         service=service,
         silence=silence,
-        interrupted=interrupted,
+        interrupted=interrupted(facts, record),
         drift=drift(target, facts),
     )
+
+
+def interrupted(facts: Facts, record: Record) -> InProgress | None:
+    """Give the act whose opskit died; None when there is none, or one is under way right now."""
+    one = InProgress.parse(facts.in_progress)
+    if one is None or finished(record, one.id):
+        return None
+    return None if facts.lease is not None and facts.lease.left > 0 else one
 
 
 def drift(target: Target, facts: Facts) -> str:

@@ -17,6 +17,7 @@ from opskit.durations import short
 from opskit.failure import Failure
 from opskit.layout import release_name
 from opskit.progress import STEP_WIDTH
+from opskit.status import interrupted
 from opskit.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from opskit.deploy.dry_run import Planned
     from opskit.deploy.preflight import Verdict
     from opskit.environment import Environment
+    from opskit.facts import Facts
     from opskit.status import Status
     from opskit.tokens import Issued
 
@@ -250,8 +252,9 @@ class Ui:
         outcome = paint(_OUTCOME_STYLES[one.result], one.result.value)
         return f"{what} by {one.who} {ago(one.started)}: {outcome}{smoke}"
 
-    def deployments(self, record: Record, current: int | None, limit: int) -> None:
+    def deployments(self, record: Record, facts: Facts, environment: str, limit: int) -> None:
         """Show the record, newest first."""
+        current = facts.current
         paint, newest = self.terminal.paint, list(reversed(record.deployments))[:limit]
         if not newest:
             self.say("no deployments yet")
@@ -281,6 +284,17 @@ class Ui:
             self.terminal.table(head, rows)
         if record.torn:
             self.warnings([_torn(record)])
+        broken_off = interrupted(facts, record)
+        if broken_off is not None:
+            what = f"{broken_off.record.action} {release_name(broken_off.release)}"
+            self.say()
+            self.warnings(
+                [
+                    f"{what} by {broken_off.record.who} was interrupted in the step "
+                    f"{broken_off.step}; the next deploy, rollback or stop mends "
+                    f"that; see: opskit status {environment}"
+                ]
+            )
 
     def verdicts(self, verdicts: Sequence[Verdict]) -> None:
         """Show what `check` found."""

@@ -25,7 +25,6 @@ class Lock(Step):
         A lease whose owner is known to have died is waited for: it ends within 15 seconds.
         """
         lease = Lease(act.target.executor, act.target.root, act.holder(), ttl=act.timing.lease)
-        act.lease = lease
         told = False
         while True:
             try:

@@ -20,7 +20,7 @@ from types import FrameType
 from opskit.deploy.act import Act, InProgress
 from opskit.deploy.step import Step
 from opskit.failure import Failure, Misuse, PersonNeeded
-from opskit.lock import LeaseLost, LockHeld
+from opskit.lock import LeaseLost
 from opskit.problems import ConfigError
 
 
@@ -129,11 +129,11 @@ def _still_ours(act: Act) -> bool:
     """Make sure of the lease before undoing; take it again where nobody else did meanwhile."""
     assert act.lease is not None
     try:
-        act.lease.check()
+        act.lease.confirm()
     except LeaseLost:
         try:
             act.lease.acquire()
-        except LockHeld:
+        except Failure:
             return False
     if not act.begun:
         return True

@@ -13,6 +13,9 @@ from opskit.layout import release_name
 from opskit.tail import LEVELS, parse, severity
 
 LOG_LINES = 20
+_COMPLAINT = "chatservice: "
+_REFUSED = "the running process "
+"""How the last words of a process begin that could not take over (chatservice/takeover.py)."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,22 @@ def wait(act: Act, number: int, pid: int, *, seconds: float | None = None) -> Wa
 def serve(act: Act, number: int) -> Waited:
     """Start a release and wait until it serves and is ready.
 
+    A running process that cannot hand over (it hangs, or speaks another version of the
+    conversation) is stopped in order, and the release started cold: its members reconnect.
+
     Raises:
         Failure: it ended, or was not ready in time; its last log lines come with it.
     """
     started = start(act, number)
     waited = wait(act, number, started.pid)
+    name = release_name(number)
+    if waited.state == "exited" and (why := refusal(log_lines(act, number, started.offset))):
+        act.note(f"the running process does not hand over ({why}): stopping it, starting {name}")
+        end(act, [one.pid for one in act.target.survey().processes])
+        started = start(act, number, take_over=False)
+        waited = wait(act, number, started.pid)
     if waited.state == "serving":
         return waited
-    name = release_name(number)
     if waited.state == "exited":
         why = f"{name} ended while it was starting"
     elif waited.state == "unready":
@@ -87,6 +98,12 @@ def serve(act: Act, number: int) -> Waited:
     else:
         why = f"{name} did not serve within {act.timing.start:g} s: {waited.reason}"
     raise Failure(why, lines=log_lines(act, number, started.offset))
+
+
+def refusal(lines: Sequence[str]) -> str:
+    """Give the reason why a process could not take over, if that is what ended it."""
+    last = lines[-1] if lines else ""
+    return last.removeprefix(_COMPLAINT) if last.startswith(_COMPLAINT + _REFUSED) else ""
 
 
 def log_size(act: Act) -> int:

@@ -31,7 +31,7 @@ from opskit.facts import Facts
 from opskit.target import Target, connect
 from tests.service_process import REPOSITORY, free_ports
 
-TIMING = Timing(start=30.0, end=5.0, lease=2.0)
+TIMING = Timing(start=30.0, end=5.0, lease=1.5)
 """A lease that ends soon, since many tests kill its owner."""
 
 

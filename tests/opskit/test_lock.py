@@ -78,11 +78,9 @@ def test_a_host_that_cannot_be_reached_for_too_long_is_a_lost_lease() -> None:
     executor = RecordingExecutor({"renew-lock": Result(255, "", "no route to host")})
     lease = Lease(executor, PurePosixPath("/r"), HOLDER, ttl=0.3)
     lease.acquire()
-    deadline = time.monotonic() + 20
+    time.sleep(0.35)  # longer than the lease: this is what the test is about
     with pytest.raises(LeaseLost, match="could not be renewed"):
-        while time.monotonic() < deadline:
-            lease.check()
-            time.sleep(0.02)
+        lease.check()
     lease.release()
 
 

@@ -1,8 +1,8 @@
 """opskit, killed: `python dying.py ENVIRONMENTS LAYERS ACTION N [RELEASE]`.
 
 Does what opskit does, but ends with SIGKILL just before its Nth command that changes anything
-(of those that are not the lease's own renewal), so that nothing of Python's cleaning up runs.
-Ends with status 0 when it came to its end before that.
+(not counting renewals of the lease, and notes of the step that follows one), so that nothing of
+Python's cleaning up runs. Ends with status 0 when it came to its end before that.
 """
 
 from __future__ import annotations
@@ -28,10 +28,14 @@ class Dying(Executor):
     def __init__(self, executor: Executor, last: int) -> None:
         self._executor = executor
         self._left = last
+        self._noted = False
         self.host = executor.host
 
     def run(self, command: Command) -> Result:
-        if command.changes and command.name != "renew-lock":
+        note = any(part.endswith("/in-progress.json") for part in command.argv)
+        again = note and self._noted and command.name == "write-file"
+        self._noted |= note
+        if command.changes and command.name != "renew-lock" and not again:
             self._left -= 1
             if self._left == 0:
                 print(f"killed before: {command.description}", flush=True)

@@ -1,0 +1,105 @@
+"""What a deploy needs of a host, one check at a time."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from opskit.deploy.preflight import verdicts
+from opskit.environment import Environment, load_environments
+from opskit.facts import Facts, Listener, Process
+from opskit.failure import Failure
+from tests.opskit.facts_of import EMPTY
+from tests.opskit.site import Site
+
+RUNNING = f"{sys.version_info.major}.{sys.version_info.minor}"
+FINE = replace(EMPTY, python=f"{RUNNING}.2")
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> Environment:
+    file = tmp_path / "environments.yaml"
+    file.write_text(
+        "environments:\n  dev:\n    target: local\n    root: r\n"
+        "    secrets: {jwt_secret: generate}\n    chat:\n      service:\n        port: 8765\n"
+    )
+    return load_environments(file).get("dev")
+
+
+def bad(environment: Environment, facts: Facts) -> list[tuple[str, str, str]]:
+    found = verdicts(environment, facts)
+    assert len(found) == 6
+    assert all(one.ok == (not one.hint) for one in found), "a hint goes with what is wrong"
+    return [(one.name, one.detail, one.hint) for one in found if not one.ok]
+
+
+def test_a_fine_host(environment: Environment) -> None:
+    """Nothing is wrong with it."""
+    assert bad(environment, FINE) == []
+
+
+def test_a_foreign_process_on_the_port_is_named(environment: Environment) -> None:
+    """Port, process and command are said, and where the port is configured."""
+    facts = replace(FINE, listeners=(Listener(8765, 4711, "nginx: master process"),))
+    ((name, detail, hint),) = bad(environment, facts)
+    assert name == "port"
+    assert detail == "127.0.0.1:8765 is in use by pid 4711 (nginx: master process)"
+    assert hint.startswith("stop it (kill 4711), or choose another chat.service.port at ")
+    assert hint.endswith("environments.yaml:8")
+
+
+def test_a_process_that_cannot_be_seen_is_another_users(environment: Environment) -> None:
+    """Without root the kernel does not say whose it is."""
+    facts = replace(FINE, listeners=(Listener(8766, None, ""),))
+    ((name, detail, _),) = bad(environment, facts)
+    assert (name, detail) == (
+        "admin port",
+        "127.0.0.1:8766 is in use by another user's process",
+    )
+
+
+def test_our_own_process_is_no_obstacle(environment: Environment) -> None:
+    """It hands its port over."""
+    facts = replace(
+        FINE,
+        listeners=(Listener(8765, 12, "python run.py serve"),),
+        processes=(Process(12, 3, 0.0),),
+    )
+    assert bad(environment, facts) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "detail"),
+    [
+        ({"python": "3.8.1"}, "python", "Python 3.8.1, x86_64"),
+        ({"tools": {"flock": False, "tar": True}}, "tools", "not installed: flock"),
+        ({"free_bytes": 10**6}, "disk", "only 0.0 GB free at "),
+        ({"free_files": 17}, "disk", "only 17 more files are possible"),
+        ({"writable": False}, "root", "cannot be written by user 1000"),
+        ({"bindable": {8765: "Permission denied"}}, "port", "127.0.0.1:8765: Permission denied"),
+    ],
+)
+def test_each_fault_is_seen(
+    environment: Environment, change: dict[str, object], name: str, detail: str
+) -> None:
+    """One thing wrong is one verdict, with what is wrong."""
+    ((found, said, _),) = bad(environment, replace(FINE, **change))  # type: ignore[arg-type]
+    assert found == name
+    assert detail in said
+
+
+def test_a_port_in_use_stops_a_real_deploy(site: Site) -> None:
+    """Before anything is written: the process on the port is this very test."""
+    with socket.create_server(("127.0.0.1", site.port)):
+        with pytest.raises(Failure) as caught:
+            site.deploy()
+        done = site.opskit("check", "dev")
+    assert f"127.0.0.1:{site.port} is in use by pid " in str(caught.value)
+    assert "pytest" in str(caught.value)
+    assert not (site.root / "releases").exists()
+    assert done.returncode == 1
+    assert "✗ port" in done.stdout
