@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -80,6 +81,8 @@ class Rooms:
         self._opening: dict[str, asyncio.Future[LiveRoom]] = {}
         self._forgetting: dict[str, asyncio.Event] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._missing: dict[LiveRoom, Fetch] = {}
+        self._fetching: asyncio.Task[None] | None = None
         self.neighbours = Neighbours(
             bus,
             live_rooms=self._live.values,
@@ -335,7 +338,9 @@ class Rooms:
 
     def _begin_read(self, live: LiveRoom, action: Fetch | Recount) -> None:
         if isinstance(action, Fetch):
-            self._spawn(self._fetch(live, action))
+            self._missing[live] = action
+            if self._fetching is None or self._fetching.done():
+                self._fetching = self._spawn(self._fetch())
         else:
             self._spawn(self._recount(live, action))
 
@@ -354,27 +359,34 @@ class Rooms:
         else:
             live.carry_out(live.room.recounted(action.user, entry.cursor))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _fetch(self, live: LiveRoom, action: Fetch) -> None:
-        """Read what a room misses, until it is there: nothing is published before."""
-        workspace = live.room.workspace
-        while not live.stale:
+    async def _fetch(self) -> None:
+        """Read what rooms miss, all of them together, until it is there.
+
+        Nothing is published past a gap, so a failure is tried again.
+        """
+        while self._missing:
+            missing = {live: fetch for live, fetch in self._missing.items() if not live.stale}
+            self._missing.clear()
+            wanted = [(live.room.workspace, f.after, f.upto) for live, f in missing.items()]
             try:
-                messages = await self.measured(
-                    "since", lambda: self._store.since(workspace, action.after, action.upto), live
+                found = await self.measured(
+                    "since", partial(self._store.since_each, wanted), *missing
                 )
             except StoreError:
+                self._missing = missing | self._missing
                 await asyncio.sleep(FETCH_RETRY_SECONDS)
                 continue
-            if messages and messages[0].seq == action.after + 1:
-                live.carry_out(live.room.fetched(messages))
-            else:  # it is out of history already
-                self._replaced(live)
-            return
+            for (live, fetch), messages in zip(missing.items(), found, strict=True):
+                if messages and messages[0].seq == fetch.after + 1:
+                    live.carry_out(live.room.fetched(messages))
+                else:  # it is out of history already
+                    self._replaced(live)
 
 
 def _operation(operation: object) -> str:

@@ -211,6 +211,9 @@ class Store(Protocol):
         Like `history` and `members`, it gives nothing of a workspace that does not exist.
         """
 
+    async def since_each(self, wanted: Sequence[tuple[str, int, int]]) -> list[list[Message]]:
+        """Do `since` for several `(workspace, after, upto)` in one call, in their order."""
+
     async def history(self, workspace: str, before: int, limit: int) -> Page:
         """Give the `limit` newest kept messages numbered below `before`, oldest first."""
 

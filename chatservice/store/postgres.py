@@ -277,6 +277,10 @@ class PostgresStore:
         """Read messages by number."""
         return await self._read(lambda c: reading.since(c, workspace, after, upto, self._keep))
 
+    async def since_each(self, wanted: Sequence[tuple[str, int, int]]) -> list[list[Message]]:
+        """Read messages of several workspaces in one statement."""
+        return await self._read(lambda c: reading.since_each(c, wanted, self._keep))
+
     async def history(self, workspace: str, before: int, limit: int) -> Page:
         """Read a page of messages."""
         return await self._read(lambda c: reading.history(c, workspace, before, limit, self._keep))

@@ -4,6 +4,7 @@ need no transaction: whatever is committed meanwhile has higher numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from chatservice.protocol import Message
@@ -29,6 +30,15 @@ WHERE w.name = $1"""  # noqa: S608
 _MESSAGES = """
 SELECT seq, id, sender, name, text, ts FROM messages
 WHERE workspace_id = $1 AND seq > $2 AND seq <= $3 ORDER BY seq"""
+
+_SINCE_EACH = """
+SELECT x.ord, m.seq, m.id, m.sender, m.name, m.text, m.ts
+FROM unnest($1::text[], $3::bigint[], $4::bigint[])
+  WITH ORDINALITY AS x (name, after, upto, ord)
+JOIN workspaces w ON w.name = x.name
+JOIN messages m ON m.workspace_id = w.id
+  AND m.seq > greatest(x.after, w.pruned, w.seq - $2::bigint) AND m.seq <= x.upto
+ORDER BY x.ord, m.seq"""
 
 _FIND = f"SELECT w.id, w.seq, {FLOOR} FROM workspaces w WHERE w.name = $1"  # noqa: S608
 
@@ -85,6 +95,17 @@ async def since(connection: Any, workspace: str, after: int, upto: int, keep: in
         return []
     id, seq, floor = row
     return await _messages(connection, id, max(after, floor), min(upto, seq))
+
+
+async def since_each(
+    connection: Any, wanted: Sequence[tuple[str, int, int]], keep: int
+) -> list[list[Message]]:
+    """Do `since` for several `(workspace, after, upto)`."""
+    names, afters, uptos = ([each[column] for each in wanted] for column in range(3))
+    found: list[list[Message]] = [[] for _ in wanted]
+    for row in await connection.fetch(_SINCE_EACH, names, keep, afters, uptos):
+        found[row[0] - 1].append(Message(*row[1:]))
+    return found
 
 
 async def history(connection: Any, workspace: str, before: int, limit: int, keep: int) -> Page:

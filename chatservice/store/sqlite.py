@@ -138,6 +138,12 @@ class SqliteStore:
             lambda session: reading.since(session, workspace, after, upto)
         )
 
+    async def since_each(self, wanted: Sequence[tuple[str, int, int]]) -> list[list[Message]]:
+        """Read messages of several workspaces."""
+        return await self._reader.submit(
+            lambda session: [reading.since(session, *each) for each in wanted]
+        )
+
     async def history(self, workspace: str, before: int, limit: int) -> Page:
         """Read a page of messages."""
         return await self._reader.submit(
