@@ -1,0 +1,149 @@
+"""What goes wrong with a service under load: each a coroutine that ends when it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from time import monotonic
+
+from tests.service_process import REPOSITORY, ServiceFailed, ServiceProcess
+
+TAKE_OVER_SECONDS = 0.5
+"""A take-over is cut short at any moment of it, or just after. On a quick machine it takes 0.25."""
+
+
+class Disruptions:
+    """Does things to one service, and counts them."""
+
+    def __init__(self, service: ServiceProcess, seed: int) -> None:
+        self.service = service
+        self.chance = random.Random(seed)
+        self.done: Counter[str] = Counter()
+        self.timeline: list[tuple[float, str]] = []
+        """What was begun when, in seconds from the beginning."""
+        self._begin = monotonic()
+
+    def _note(self, what: str) -> None:
+        self.done[what] += 1
+        self.timeline.append((monotonic() - self._begin, what))
+
+    async def calm(self, least: float, most: float) -> None:
+        """Leave the service alone for a random time between two numbers of seconds."""
+        await asyncio.sleep(self.chance.uniform(least, most))
+
+    async def kill(self, *, ready: bool = True) -> None:
+        """Kill -9, and start again on the same ports; without `ready`, it need not serve yet."""
+        self._note("kill -9")
+        await asyncio.to_thread(self.service.kill)
+        await asyncio.to_thread(self.service.start, ready=ready)
+
+    async def recovered(self) -> None:
+        """Wait until the service says that it is ready."""
+        await asyncio.to_thread(self.service.wait_ready)
+
+    async def restart(self) -> None:
+        """SIGTERM, and start again on the same ports."""
+        self._note("SIGTERM")
+        await asyncio.to_thread(self.service.restart)
+
+    async def take_over(self) -> None:
+        """Let a new process relieve the running one."""
+        self._note("take-over")
+        await asyncio.to_thread(self.service.take_over)
+
+    async def cut_take_over_short(self) -> None:
+        """Kill -9 the process that takes over, at any moment: whoever was relieved comes back.
+
+        Before the new one has confirmed, the old one must serve on by itself; after that nobody
+        is left, as after any crash, and it is started again.
+        """
+        self._note("take-over killed")
+        service = self.service
+        argv = [*service.program, "serve", "--settings", str(service.settings_file), "--take-over"]
+        with service.log_file.open("ab") as log:
+            new = subprocess.Popen(
+                [sys.executable, *argv],
+                cwd=REPOSITORY,
+                env=os.environ | service.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        await self.calm(0.0, TAKE_OVER_SECONDS)
+        new.kill()
+        await asyncio.to_thread(new.wait)
+        await asyncio.to_thread(self._carry_on)
+
+    def _carry_on(self) -> None:
+        try:
+            self.service.wait_ready()
+        except ServiceFailed:
+            if self.service.returncode != 0:
+                raise
+            self.service.start()
+
+    async def freeze(self, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        self._note("SIGSTOP")
+        pid = self.service.pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+    # --- a store in trouble, for as long as the context lasts ----------------------------
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have somebody else hold the database's write lock."""
+        self._note("database locked")
+        with closing(sqlite3.connect(self.service.settings.database)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            yield
+            database.rollback()
+
+    @contextlib.contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Leave no byte on the file system that holds the database; it should be a small one."""
+        self._note("disk full")
+        filler = Path(self.service.settings.service.state_dir) / "filler"
+        try:
+            with filler.open("wb", buffering=0) as file:
+                for size in (65536, 1):
+                    with contextlib.suppress(OSError):
+                        while True:
+                            file.write(bytes(size))
+            yield
+        finally:
+            filler.unlink()
+
+    @contextlib.contextmanager
+    def failing_writes(self) -> Iterator[None]:
+        """Have writes past a certain size of a file fail, in the middle of some commit.
+
+        By RLIMIT_FSIZE (setrlimit(2)); what was written up to there remains. A process that is
+        started meanwhile writes freely.
+        """
+        self._note("writes failing")
+        pid = self.service.pid
+        log = self.service.settings.database.with_name("chat.db-wal")
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        limit = log.stat().st_size + self.chance.randrange(100_000)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (limit, before[1]))
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
