@@ -351,7 +351,7 @@ def test_the_lock_files_agree_with_each_other() -> None:
 def test_the_services_own_layer_holds_all_that_it_imports(tmp_path: Path) -> None:
     """Needs a package registry, or uv's cache, as a deployment does."""
     layer = build_layer(LOCKS[0], "key", tmp_path, python=PYTHON)
-    modules = "uvloop, websockets, msgspec, jwt, cryptography, prometheus_client"
+    modules = "uvloop, websockets, msgspec, jwt, cryptography, prometheus_client, asyncpg"
     code = f"import sys; sys.path.append(sys.argv[1]); import {modules}; print('all')"
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, str(layer)],
