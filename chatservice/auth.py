@@ -11,6 +11,7 @@ Imports nothing of chatservice but `config`, `identity`, `jwks` and `protocol`.
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 import jwt
+import msgspec
 from jwt.algorithms import HMACAlgorithm
 from websockets.datastructures import Headers
 
@@ -59,6 +61,13 @@ MAX_FILE: Final = 1_048_576
 """The largest secret or key set file, in bytes."""
 
 _HS256: Final = HMACAlgorithm(HMACAlgorithm.SHA256)
+
+
+class _Header(msgspec.Struct):
+    """What of a token's header is looked at before its signature is."""
+
+    alg: object = None
+    kid: str | None = None
 
 
 class Authenticator:
@@ -159,22 +168,19 @@ class Authenticator:
 
     def _verified_claims(self, token: str) -> dict[str, Any]:
         """Check the signature and the registered claims (RFC 7519, 4.1)."""
-        try:
-            header = jwt.get_unverified_header(token)
-        except jwt.PyJWTError:
-            raise AuthError("the token is no JWT") from None
+        header = _peek(token)
         keys = self._remote.keys if self._remote is not None else self._local
         if keys is None:
             raise KeysUnavailable("tokens cannot be checked now; try again later")
         accepted = frozenset({"HS256"}) if self._settings.secret_file else ALGORITHMS
-        kid = None if self._settings.secret_file else header.get("kid")
+        kid = None if self._settings.secret_file else header.kid
         # The header only chooses among the configured keys: each is used with its own algorithm.
-        if not isinstance(header.get("alg"), str) or header["alg"] not in accepted:
+        if not isinstance(header.alg, str) or header.alg not in accepted:
             raise AuthError(f"the token is not signed with {' or '.join(sorted(accepted))}")
         candidates = keys.candidates(kid)
         if not candidates:
             raise self._unknown_key()
-        candidates = [key for key in candidates if key.algorithm == header["alg"]]
+        candidates = [key for key in candidates if key.algorithm == header.alg]
         if kid is not None and not candidates:
             raise AuthError("the token's algorithm is not that of its key")
         for key in candidates:
@@ -228,6 +234,21 @@ class Authenticator:
         except jwt.InvalidKeyError:
             why = f"{path} holds a public or private key, not a shared secret"
             raise SettingsError(self._where, key, why) from None
+
+
+def _peek(token: str) -> _Header:
+    """Read a token's header, to choose keys by it; everything is checked again with the key.
+
+    PyJWT's own way takes the whole token apart, which is a third of the time of verifying it.
+
+    Raises:
+        AuthError: there is none.
+    """
+    try:
+        header = base64.urlsafe_b64decode(token.partition(".")[0] + "==")
+        return msgspec.json.decode(header, type=_Header)
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        raise AuthError("the token is no JWT") from None
 
 
 def _is_address(url: str) -> bool:

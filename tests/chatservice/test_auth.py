@@ -325,13 +325,29 @@ def test_claims_cannot_be_exchanged(authenticator: Factory) -> None:
         "ä.ö.ü",
         "\ud800.x.y",
         f"{segment(['HS256'])}.{segment({})}.AAAA",
-        f"{segment({'alg': 'HS256', 'crit': ['x'], 'x': 1})}.{segment({})}.AAAA",
+        "W10.e30.AAAA",
+        f"{base64.urlsafe_b64encode(b'[' * 9000).decode()}.{segment({})}.AAAA",
         f"{segment({'alg': 'HS256', 'kid': 7})}.{segment({})}.AAAA",
         "eyJ" + "x" * MAX_TOKEN,
     ],
 )
 def test_what_is_no_jwt_is_refused(authenticator: Factory, garbage: str) -> None:
     assert refusal(authenticator(), garbage) == "the token is no JWT"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        segment({"alg": "HS256"}),
+        f"{segment({'alg': 'HS256'})}.{segment({})}",
+        f"{segment({'alg': 'HS256'})}.{segment({})}.AA!A",
+        f"!{segment({'alg': 'HS256'})}.{segment({})}.AAAA",
+        f"{segment({'alg': 'HS256', 'crit': ['x'], 'x': 1})}.{segment({})}.AAAA",
+        f"{segment({'alg': 'HS256', 'b64': False, 'crit': ['b64']})}..AAAA",
+    ],
+)
+def test_what_only_begins_like_a_jwt_is_refused(authenticator: Factory, garbage: str) -> None:
+    assert refusal(authenticator(), garbage) == "the token is malformed"
 
 
 def test_a_token_with_a_payload_that_is_no_object_is_refused(authenticator: Factory) -> None:
