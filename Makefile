@@ -18,6 +18,7 @@ dev: $(STAMP)
 	@$(BIN)/opskit deploy dev
 
 test: $(TEST_STAMP)
+	@tests/install
 	tests/run
 
 lint: $(TEST_STAMP)

@@ -1,0 +1,256 @@
+"""Several real processes on one real PostgreSQL: one chat, whichever node a member is on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+
+from tests.postgres_server import PostgresServer
+from tests.service_process import ServiceProcess
+
+DEADLINE = 30.0
+LEASE = 2.0
+GRACE = 1.0
+
+StartNodes = Callable[..., list[ServiceProcess]]
+
+
+@pytest.fixture
+def start_nodes(tmp_path: Path) -> Any:
+    """Start so many nodes on a database; they are ended after the test."""
+    started: list[ServiceProcess] = []
+
+    def start(count: int, dsn: str) -> list[ServiceProcess]:
+        for index in range(count):
+            root = tmp_path / f"node{index}"
+            store = {"kind": "postgres", "dsn_file": str(root / "dsn"), "lease": LEASE}
+            node = ServiceProcess(
+                root, overrides={"store": store, "timing": {"presence_grace": GRACE}}
+            )
+            node.write_secret("dsn", dsn)
+            node.secret = started[0].secret if started else node.secret
+            node.write_secret("secret", node.secret)
+            started.append(node)
+            node.start()
+        return started
+
+    yield start
+    for node in started:
+        if node.process is not None and node.process.poll() is None:
+            os.kill(node.pid, signal.SIGCONT)
+        node.close()
+        print(node.log_tail(60))
+
+
+class Member:
+    """A plain WebSocket client that remembers what it saw."""
+
+    def __init__(self, socket: ClientConnection, user: str) -> None:
+        self.user = user
+        self.seen: list[dict[str, Any]] = []
+        self._socket = socket
+
+    async def say(self, **frame: Any) -> None:
+        await self._socket.send(json.dumps(frame))
+
+    async def until(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Receive until a frame like this comes."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                frame = json.loads(await self._socket.recv())
+                self.seen.append(frame)
+                if frame["type"] == kind and fields.items() <= frame.items():
+                    return dict(frame)
+
+    def numbers(self) -> list[int]:
+        """The numbers of the messages seen, in the order in which they came."""
+        return [frame["seq"] for frame in self.seen if frame["type"] == "message"]
+
+
+@asynccontextmanager
+async def member(node: ServiceProcess, user: str, query: str = "") -> AsyncIterator[Member]:
+    url = f"ws://127.0.0.1:{node.port}/api/chat/workspace/w/connect{query}"
+    headers = {"Authorization": f"Bearer {node.token(user, 'w')}"}
+    async with connect(url, additional_headers=headers, compression=None) as socket:
+        yield Member(socket, user)
+
+
+async def test_members_of_different_nodes_are_in_one_room(
+    start_nodes: StartNodes, postgres_server: PostgresServer
+) -> None:
+    one, two = start_nodes(2, postgres_server.database())
+    async with member(one, "ann") as ann, member(two, "bob") as bob:
+        assert (await ann.until("presence"))["user"] == "bob"
+        welcome = await bob.until("welcome")
+        assert {person["user"] for person in welcome["online"]} == {"ann", "bob"}
+        await ann.say(type="send", id="1", text="hello")
+        assert (await bob.until("message"))["text"] == "hello"
+        await ann.until("ack", seq=1)
+        await bob.say(type="typing")
+        assert (await ann.until("typing"))["user"] == "bob"
+        async with member(one, "bob") as other_device:
+            assert (await other_device.until("welcome"))["unread"] == 1
+            await bob.say(type="read", seq=1)
+            assert (await other_device.until("read"))["unread"] == 0
+            await bob.until("read", seq=1, unread=0)
+    assert [frame for frame in ann.seen if frame["type"] == "presence"] == [
+        {"type": "presence", "user": "bob", "name": "bob", "state": "online"}
+    ]
+
+
+async def test_a_send_repeated_to_another_node_is_stored_once(
+    start_nodes: StartNodes, postgres_server: PostgresServer
+) -> None:
+    one, two = start_nodes(2, postgres_server.database())
+    async with member(one, "ann") as first, member(two, "ann") as second:
+        await first.until("welcome")
+        await second.until("welcome")
+        await first.say(type="send", id="x", text="once")
+        assert (await first.until("ack"))["seq"] == 1
+        await second.say(type="send", id="x", text="once")
+        assert (await second.until("ack"))["seq"] == 1
+        await second.say(type="send", id="y", text="twice")
+        await first.until("message", seq=2)
+        assert first.numbers() == [1, 2]
+
+
+async def test_all_nodes_show_one_dense_order_under_concurrent_sends(
+    start_nodes: StartNodes, postgres_server: PostgresServer
+) -> None:
+    nodes = start_nodes(3, postgres_server.database())
+    each = 60
+    async with (
+        member(nodes[0], "ann") as ann,
+        member(nodes[1], "bob") as bob,
+        member(nodes[2], "cat") as cat,
+    ):
+        everybody = (ann, bob, cat)
+        for one in everybody:
+            await one.until("welcome")
+
+        async def talk(one: Member) -> None:
+            for index in range(each):
+                await one.say(type="send", id=f"{one.user}{index}", text="hi")
+                await asyncio.sleep(0.05)  # below the rate limit, all through the test
+
+        talking = [asyncio.create_task(talk(one)) for one in everybody]
+        for one in everybody:
+            await one.until("message", seq=3 * each)
+        await asyncio.gather(*talking)
+        told = [
+            [(f["seq"], f["user"], f["id"]) for f in one.seen if f["type"] == "message"]
+            for one in everybody
+        ]
+        assert [seq for seq, _, _ in told[0]] == list(range(1, 3 * each + 1))
+        assert told[0] == told[1] == told[2]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_the_users_of_a_dead_node_go_offline_and_leave_no_ghost(
+    start_nodes: StartNodes, postgres_server: PostgresServer, how: signal.Signals
+) -> None:
+    one, two, three = start_nodes(3, postgres_server.database())
+    async with member(one, "ann") as ann, member(two, "cat") as cat:
+        await ann.until("welcome")
+        url = f"ws://127.0.0.1:{three.port}/api/chat/workspace/w/connect"
+        headers = {"Authorization": f"Bearer {three.token('bob', 'w')}"}
+        socket = await connect(url, additional_headers=headers, compression=None)
+        await ann.until("presence", user="bob", state="online")
+        await cat.until("presence", user="bob", state="online")
+        os.kill(three.pid, how)
+        await ann.until("presence", user="bob", state="offline")
+        await cat.until("presence", user="bob", state="offline")
+        async with member(one, "dan") as dan:
+            welcome = await dan.until("welcome")
+            assert {person["user"] for person in welcome["online"]} == {"ann", "cat", "dan"}
+        if how is signal.SIGSTOP:  # thawed, it still has its member, and says so
+            os.kill(three.pid, signal.SIGCONT)
+            await ann.until("presence", user="bob", state="online")
+        socket.transport.abort()
+
+
+async def test_who_changes_nodes_within_the_grace_period_never_left(
+    start_nodes: StartNodes, postgres_server: PostgresServer
+) -> None:
+    one, two = start_nodes(2, postgres_server.database())
+    async with member(one, "ann") as ann:
+        await ann.until("welcome")
+        async with member(one, "bob"):
+            await ann.until("presence", user="bob", state="online")
+        async with member(two, "bob") as bob:
+            await bob.until("welcome")
+            await asyncio.sleep(2 * GRACE)  # nothing must happen for as long
+            await ann.say(type="ping")
+            await ann.until("pong")
+            presence = [frame["state"] for frame in ann.seen if frame["type"] == "presence"]
+            assert presence == ["online"]
+        await ann.until("presence", user="bob", state="offline")
+
+
+async def test_members_stay_while_the_database_restarts_and_nothing_is_lost(
+    start_nodes: StartNodes, own_postgres_server: PostgresServer
+) -> None:
+    server = own_postgres_server
+    one, two = start_nodes(2, server.database())
+    async with member(one, "ann") as ann, member(two, "bob") as bob:
+        await ann.until("welcome")
+        await ann.say(type="send", id="1", text="before")
+        await bob.until("message", seq=1)
+
+        await asyncio.to_thread(server.stop, signal.SIGQUIT)
+        await ann.say(type="send", id="2", text="while it is away")
+        refused = await ann.until("error", id="2")
+        assert refused["code"] == "unavailable"
+        status, body = await asyncio.to_thread(one.get, "/readyz")
+        assert (status, json.loads(body)["ready"]) == (503, False)
+        assert f"127.0.0.1:{server.port}" in body
+
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(one.wait_ready)
+        await asyncio.to_thread(two.wait_ready)
+        await ann.say(type="send", id="2", text="while it is away")
+        await ann.until("ack", id="2", seq=2)
+        await bob.until("message", seq=2)
+        await bob.say(type="typing")
+        await ann.until("typing", user="bob")
+        assert ann.numbers() == bob.numbers() == [1, 2]
+        states = [frame for frame in ann.seen if frame["type"] == "presence"]
+        assert [frame["state"] for frame in states if frame["user"] == "bob"] in (["online"], [])
+
+
+async def test_a_promoted_or_restored_database_shows_as_a_new_epoch(
+    start_nodes: StartNodes, own_postgres_server: PostgresServer
+) -> None:
+    """The lineage is replaced in the schema: making a real standby takes far longer."""
+    server = own_postgres_server
+    dsn = server.database()
+    [node] = start_nodes(1, dsn)
+    async with member(node, "ann") as ann:
+        epoch = (await ann.until("welcome"))["epoch"]
+        await ann.say(type="send", id="1", text="hi")
+        await ann.until("ack")
+        import asyncpg
+
+        database = await asyncpg.connect(dsn)
+        await database.execute(
+            "CREATE OR REPLACE FUNCTION chat_lineage() RETURNS text LANGUAGE sql STABLE AS"
+            " $$ SELECT 'another timeline' $$"
+        )
+        await database.close()
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        await asyncio.to_thread(node.wait_ready)
+        await ann.until("reconnect")
+    async with member(node, "ann", f"?after=1&epoch={epoch}") as ann:
+        welcome = await ann.until("welcome")
+        assert welcome["epoch"] != epoch
+        assert welcome["resumed"] is False
