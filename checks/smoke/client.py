@@ -15,6 +15,7 @@ from chatservice.client import (
 )
 from chatservice.protocol import Message, ServerFrame
 from checks.smoke.check import CheckFailed, Found, Group, check
+from checks.smoke.run import see_through
 from checks.smoke.stage import Stage
 from checks.smoke.target import is_loopback
 
@@ -30,8 +31,10 @@ async def client(stage: Stage) -> Found:
     """Two clients: what one sends the other gets once; both page, ping and renew."""
     try:
         async with AsyncExitStack() as stack:
-            speaker = await stack.enter_async_context(_client(stage, "speaker"))
-            listener = await stack.enter_async_context(_client(stage, "listener"))
+            speaker, listener = _client(stage, "speaker"), _client(stage, "listener")
+            for each in (speaker, listener):
+                stack.push_async_callback(each.close)
+                await see_through(each.connect())
             await _talk(stage, speaker, listener)
     except (ClosedForGood, NotConnected, Refused, RequestRefused, SendRefused) as error:
         raise CheckFailed(f"the client expected to be served, but: {error}") from None

@@ -8,7 +8,6 @@ vain says what was expected, of whom, and what came instead.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from chatservice.protocol import (
     Ack,
     ClientFrame,
     Error,
+    ErrorCode,
     FrameError,
     Message,
     Ping,
@@ -99,6 +99,10 @@ class Device:
         """Record what arrives until the connection ends."""
         try:
             async for payload in self._websocket:
+                if not isinstance(payload, str):
+                    raise FrameError(ErrorCode.BAD_FRAME, "a binary frame; all are text")
+                if not payload.startswith('{"type":'):
+                    raise FrameError(ErrorCode.BAD_FRAME, "the field `type` is not the first")
                 frame = decode_server(payload)
                 if frame is None:
                     continue
@@ -130,8 +134,7 @@ class Device:
         finally:
             self._reader.cancel()
             self._websocket.transport.abort()
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(self._reader, return_exceptions=True)
+            await asyncio.gather(self._reader, return_exceptions=True)
 
     # --- what it does ---------------------------------------------------------------------
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
@@ -21,6 +22,10 @@ from checks.smoke.target import SmokeTarget, is_loopback, websocket_url, workspa
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """Bytes; the longest page of history fits."""
+SEE_THROUGH: Final = 2.0
+"""Seconds that an answer may take which only the cleaning still waits for."""
+
+T = TypeVar("T")
 
 
 class TurnedAway(Exception):
@@ -88,8 +93,9 @@ class Run:
         client = await self._client(direct=is_loopback(url))
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            async with asyncio.timeout(self.patience):
-                return await client.request(method, url, headers=named)
+            return await see_through(
+                asyncio.wait_for(client.request(method, url, headers=named), self.patience)
+            )
         except (TimeoutError, httpx.TimeoutException):
             raise CheckFailed(f"{method} {url} was not answered in {self.patience:g} s") from None
         except (httpx.HTTPError, OSError) as error:
@@ -140,18 +146,17 @@ class Run:
             query["token"] = token
         path = workspace_path(workspace, "connect")
         try:
-            return await connect(
-                websocket_url(node, path, **query),
-                origin=Origin(origin) if origin is not None else None,
-                additional_headers=headers,
-                subprotocols=[Subprotocol(name) for name in subprotocols],
-                compression=None,
-                proxy=None if is_loopback(node) else True,
-                open_timeout=self.patience,
-                ping_interval=None,
-                close_timeout=CLOSE_TIMEOUT,
-                max_size=MAX_FRAME,
-                ssl=self.tls if node.startswith("https") else None,
+            return await see_through(
+                _open(
+                    websocket_url(node, path, **query),
+                    origin=Origin(origin) if origin is not None else None,
+                    additional_headers=headers,
+                    subprotocols=[Subprotocol(name) for name in subprotocols],
+                    proxy=None if is_loopback(node) else True,
+                    open_timeout=self.patience,
+                    ssl=self.tls if node.startswith("https") else None,
+                ),
+                otherwise=ClientConnection.close,
             )
         except InvalidStatus as error:
             body = bytes(error.response.body or b"").decode("utf-8", "replace")
@@ -161,6 +166,41 @@ class Run:
         except (OSError, EOFError, InvalidHandshake) as error:
             why = _reason(error)
         raise CheckFailed(f"no connection to {websocket_url(node, path)}: {why}")
+
+
+async def _open(url: str, **how: Any) -> ClientConnection:
+    return await connect(
+        url,
+        compression=None,
+        ping_interval=None,
+        close_timeout=CLOSE_TIMEOUT,
+        max_size=MAX_FRAME,
+        **how,
+    )
+
+
+async def see_through(
+    work: Coroutine[Any, Any, T], *, otherwise: Callable[[T], Awaitable[None]] | None = None
+) -> T:
+    """Await something that the service may be acting on already.
+
+    When the waiting is cancelled, the answer is still waited for, though not for long: what is
+    broken off would be carried out after its workspace was forgotten, and be left behind.
+
+    Args:
+        work: asks the service.
+        otherwise: what to do with an answer that nobody waits for any more.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task}, timeout=SEE_THROUGH)
+        if not task.done():
+            task.cancel()
+        elif not task.cancelled() and task.exception() is None and otherwise is not None:
+            await otherwise(task.result())
+        raise
 
 
 def _reason(error: BaseException) -> str:

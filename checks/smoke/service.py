@@ -20,6 +20,9 @@ class Version(msgspec.Struct, frozen=True):
     pid: int
 
 
+_VERSION: Final = msgspec.json.Decoder(Version)
+
+
 @check(
     "answers",
     "The service answers HTTP requests",
@@ -83,7 +86,7 @@ async def version(stage: Stage) -> Found:
         url = http_url(node, "/version")
         answer = await stage.run.request("GET", url)
         try:
-            said[node] = msgspec.json.decode(answer.content, type=Version)
+            said[node] = _VERSION.decode(answer.content)
         except msgspec.DecodeError as error:
             raise CheckFailed(
                 f"GET {url} expected release, commit and pid as JSON, but got "

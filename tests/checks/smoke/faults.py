@@ -73,6 +73,10 @@ FAULTS: Final[dict[str, Fault]] = {
         "renewal_refused",
         by=_door.tokens_checked_slowly,
     ),
+    "frames-binary": _of(
+        "connect", "token_carriers", "renewal", "renewal_refused", by=_room.frames_binary
+    ),
+    "type-last": _of("connect", "token_carriers", "renewal", "renewal_refused", by=_room.type_last),
     "commit-hangs": _of(
         "delivery", "unread", "resume", "isolation", "client", by=_record.commit_hangs
     ),
@@ -151,3 +155,6 @@ FAULTS: Final[dict[str, Fault]] = {
     "renewal-with-other-expiry": _of("renewal", by=_door.renewal_with_other_expiry),
     "renewal-refused-closes": _of("renewal_refused", by=_door.renewal_refused_closes),
 }
+
+HARMLESS: Final[dict[str, Fault]] = {"tokens-checked-in-time": _of(by=_door.tokens_checked_in_time)}
+"""Ways in which a service may be, and be well all the same."""

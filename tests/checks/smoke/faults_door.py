@@ -67,14 +67,22 @@ def full() -> None:
     around(ConnectionCounts, "admit", lambda *_: Refusal(503, "full", 5))
 
 
-def tokens_checked_slowly() -> None:
-    """Whoever shows a token waits for longer than anybody has patience."""
-
+def _check_tokens_in(seconds: float) -> None:
     async def verify_refreshing(original: Any, authenticator: Authenticator, token: str) -> Any:
-        await asyncio.sleep(15)
+        await asyncio.sleep(seconds)
         return await original(authenticator, token)
 
     around(Authenticator, "verify_refreshing", verify_refreshing)
+
+
+def tokens_checked_slowly() -> None:
+    """Whoever shows a token waits for longer than anybody has patience."""
+    _check_tokens_in(15.0)
+
+
+def tokens_checked_in_time() -> None:
+    """Whoever shows a token waits for half a second, as when a key set is fetched."""
+    _check_tokens_in(0.5)
 
 
 def anonymous_let_in() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
+from websockets.frames import Frame, Opcode
 
-from chatservice import server
+from chatservice import fanout, server
 from chatservice.actions import Action, ToAll, ToMember
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
@@ -22,6 +24,7 @@ from chatservice.protocol import (
     ServerFrame,
     Typing,
     Welcome,
+    encode,
 )
 from chatservice.room import Room
 from chatservice.rooms import Rooms
@@ -46,6 +49,29 @@ def _said_to_all(kind: type[FrameT], change: Callable[[LiveRoom, FrameT], Action
 def _only_to(live: LiveRoom, frame: ServerFrame, wanted: Callable[[Connection], bool]) -> Actions:
     """Say it to some of the members."""
     return [ToMember(key, frame) for key in live.room.members() if wanted(key)]
+
+
+# --- the wire -----------------------------------------------------------------------------
+
+
+def frames_binary() -> None:
+    """Frames are binary, and not text."""
+
+    def text_frame(_: Any, frame: ServerFrame) -> bytes:
+        return Frame(Opcode.BINARY, encode(frame)).serialize(mask=False)
+
+    around(fanout, "text_frame", text_frame)
+
+
+def type_last() -> None:
+    """The field `type` comes last in a frame."""
+
+    def text_frame(_: Any, frame: ServerFrame) -> bytes:
+        fields = json.loads(encode(frame))
+        fields["type"] = fields.pop("type")
+        return Frame(Opcode.TEXT, json.dumps(fields).encode()).serialize(mask=False)
+
+    around(fanout, "text_frame", text_frame)
 
 
 # --- presence -----------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from checks.smoke import Report, run_smoke
+from checks.smoke import Report, SmokeTarget, run_smoke
 from checks.smoke.runner import GROUPS
 from tests.checks.smoke.faults import FAULTS
 from tests.checks.smoke.target import SETTINGS, target_of
@@ -22,18 +22,25 @@ PATIENCE = 5.0
 CHECKS = {check.name for group in GROUPS for check in group.checks}
 
 
-def run_against(name: str, root: Path) -> tuple[Report, str]:
-    """Run the smoke test against a service with this fault; give the report and the log."""
+def broken_service(name: str, root: Path) -> tuple[ServiceProcess, SmokeTarget]:
+    """Make a service with this fault, and say what it should be."""
     fault = FAULTS[name]
     program = ("-m", "tests.checks.smoke.broken_service", name)
     service = ServiceProcess(root, overrides=SETTINGS, program=program)
     service.configure({"timing": {"presence_grace": fault.grace}})
-    target = target_of(service)  # what the service should be, before it gets wrong settings
+    target = target_of(service)  # before it gets wrong settings
     service.configure(fault.overrides)
+    return service, target
+
+
+def run_against(name: str, service: ServiceProcess, target: SmokeTarget) -> tuple[Report, str]:
+    """Run the smoke test against the service; give the report and the service's log."""
     try:
         service.start(ready=False)
         service.wait_answering()
-        report = asyncio.run(run_smoke(target, patience=PATIENCE, delivery_bound=fault.bound))
+        report = asyncio.run(
+            run_smoke(target, patience=PATIENCE, delivery_bound=FAULTS[name].bound)
+        )
     finally:
         service.close()
     return report, service.log_tail()
@@ -54,7 +61,10 @@ def runs(
     ]
     pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fault")
     try:
-        yield {name: pool.submit(run_against, name, root / name) for name in selected}
+        yield {
+            name: pool.submit(run_against, name, *broken_service(name, root / name))
+            for name in selected
+        }
     finally:
         pool.shutdown(cancel_futures=True)
 

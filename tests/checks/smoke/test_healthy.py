@@ -26,6 +26,12 @@ def healthy(service_factory: ServiceFactory) -> ServiceProcess:
     return service_factory(SETTINGS)
 
 
+@pytest.fixture
+def stopped(service_factory: ServiceFactory) -> ServiceProcess:
+    """The same, not started."""
+    return service_factory(SETTINGS, start=False)
+
+
 def workspaces_of(service: ServiceProcess) -> list[str]:
     """Read from the database itself which workspaces there are."""
     with closing(sqlite3.connect(service.settings.database)) as database:
@@ -135,19 +141,19 @@ async def test_connections_are_spread_over_the_nodes(healthy: ServiceProcess) ->
 
 
 @pytest.mark.parametrize("users", [-1, 0, 1])
-async def test_one_user_is_not_enough(users: int, healthy: ServiceProcess) -> None:
+async def test_one_user_is_not_enough(users: int, stopped: ServiceProcess) -> None:
     """A multi-user test needs two."""
     with pytest.raises(ValueError, match=f"at least 2 users are needed.*not {users}"):
-        await run_smoke(target_of(healthy), users=users)
+        await run_smoke(target_of(stopped), users=users)
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:80", "ws://127.0.0.1", "http://", "ftp://a.b"])
-async def test_what_is_no_base_url_is_refused(url: str, healthy: ServiceProcess) -> None:
+async def test_what_is_no_base_url_is_refused(url: str, stopped: ServiceProcess) -> None:
     """The address is checked before anything is tried."""
     with pytest.raises(ValueError, match=r"is no base URL; expected http\(s\)://host"):
-        target_of(healthy, base_url=url)
+        target_of(stopped, base_url=url)
     with pytest.raises(ValueError, match=r"is no base URL; expected http\(s\)://host"):
-        await run_smoke(target_of(healthy), nodes=[url])
+        await run_smoke(target_of(stopped), nodes=[url])
 
 
 # --- what is left behind ------------------------------------------------------------------
@@ -203,21 +209,41 @@ async def test_without_a_cleanup_the_workspaces_stay(healthy: ServiceProcess) ->
 @pytest.mark.parametrize("after", ["answers", "connect", "delivery", "resume"])
 async def test_a_cancelled_run_leaves_nothing_behind(after: str, healthy: ServiceProcess) -> None:
     """Wherever it is interrupted, the connections are closed and the workspaces forgotten."""
+    await _cancel(healthy, after)
+
+    assert workspaces_of(healthy) == []
+    await connections_gone(healthy)
+
+
+async def test_what_the_service_is_about_to_make_is_not_left_behind(
+    service_factory: ServiceFactory,
+) -> None:
+    """Cancelled while the service looks at the tokens of requests that are under way."""
+    program = ("-m", "tests.checks.smoke.broken_service", "tokens-checked-in-time")
+    service = service_factory(SETTINGS, program=program)
+
+    await _cancel(service, "foreign_origin")  # by then the users have asked to be let in
+
+    token = service.token("someone", "elsewhere")  # let in after all that asked before
+    assert service.get("/api/chat/workspace/elsewhere/members", token=token)[0] == 200
+    assert workspaces_of(service) == ["elsewhere"]
+    await connections_gone(service)
+
+
+async def _cancel(service: ServiceProcess, after: str) -> None:
+    """Run the smoke test, and cancel it when this check has its result."""
     reached = asyncio.Event()
 
     def notice(result: CheckResult) -> None:
         if result.name == after:
             reached.set()
 
-    run = asyncio.create_task(run_smoke(target_of(healthy), on_result=notice))
+    run = asyncio.create_task(run_smoke(target_of(service), on_result=notice))
     async with asyncio.timeout(30):
         await reached.wait()
     run.cancel()
     with pytest.raises(asyncio.CancelledError):
         await run
-
-    assert workspaces_of(healthy) == []
-    await connections_gone(healthy)
 
 
 async def test_an_error_of_the_caller_leaves_nothing_behind(healthy: ServiceProcess) -> None:
