@@ -142,8 +142,8 @@ def history(session: Session, workspace: str, before: int, limit: int) -> Page:
         return Page([], more=False)
     id, _, seq, pruned = found
     floor = floor_of(seq, pruned, session.keep)
-    last = max(floor, min(before - 1, seq))
-    first = max(floor, last - max(0, limit))
+    last = min(before - 1, seq)
+    first = max(floor, last - limit)
     return Page(_messages(session.connection, id, first, last), more=first > floor)
 
 

@@ -73,7 +73,7 @@ ON members.workspace_id = moved.column2 AND members.user = moved.column3"""  # n
 
 _NOTE_MEMBER = """
 INSERT INTO members (workspace_id, user, name, read) VALUES (?, ?, ?, 0)
-ON CONFLICT (workspace_id, user) DO UPDATE SET name = excluded.name WHERE name <> excluded.name"""
+ON CONFLICT (workspace_id, user) DO UPDATE SET name = excluded.name"""
 
 
 class _Room:
@@ -233,7 +233,8 @@ def _prune(session: Session, rooms: Iterable[_Room], written: int) -> None:
     at_once = max(_PRUNE_AT_ONCE, 2 * written)
     for room in rooms:
         floor = floor_of(room.seq, room.pruned, session.keep)
-        if (floor + room.id) // slack != (room.pruned + room.id) // slack:
+        turn = 39 * room.id  # spreads any few workspaces evenly over the slack of 64
+        if (floor + turn) // slack != (room.pruned + turn) // slack:
             _prune_to(session, room, min(floor, room.pruned + at_once))
 
 
