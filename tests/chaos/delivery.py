@@ -16,7 +16,7 @@ from chatservice.protocol import (
 )
 from tests.chaos.findings import Fault, Finding
 from tests.chaos.history import Event, Malformed, Opening, Received, Record, Stayed, Vantage
-from tests.chaos.ledger import Key, Ledger, Rules
+from tests.chaos.ledger import Key, Ledger, Rules, brief
 
 
 def check_delivery(
@@ -166,16 +166,16 @@ class _Reader:
         if key not in ledger.sent:
             origin = self._elsewhere.get(key)
             if origin is not None:
-                yield Fault.FOREIGN, f"{message} was sent to {origin}"
+                yield Fault.FOREIGN, f"{brief(message)} was sent to {origin}"
                 return
         if message.seq <= ledger.floor:
             ledger.content.setdefault(message.seq, message)
         stored = ledger.content.get(message.seq)
         if stored is None:
-            yield Fault.PHANTOM, f"{message} is not stored"
+            yield Fault.PHANTOM, f"{brief(message)} is not stored"
         elif stored != message:
             others = "stored is" if message.seq > ledger.floor else "others saw"
-            yield Fault.ALTERED, f"it saw {message}; {others} {stored}"
+            yield Fault.ALTERED, f"it saw {brief(message)}; {others} {brief(stored)}"
 
     def _known(self, user: str) -> _Faults:
         if user not in self._ledger.users:

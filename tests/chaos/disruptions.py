@@ -12,22 +12,32 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from time import monotonic
 
+from tests.chaos.history import Record
 from tests.service_process import REPOSITORY, ServiceFailed, ServiceProcess
 
 TAKE_OVER_SECONDS = 0.5
 """A take-over is cut short at any moment of it, or just after. On a quick machine it takes 0.25."""
 
+PROGRESS_SECONDS = 60.0
+
 
 class Disruptions:
-    """Does things to one service, and counts them."""
+    """Does things to one service, and counts them.
 
-    def __init__(self, service: ServiceProcess, seed: int) -> None:
+    Args:
+        service: it runs, and does so again after each disruption.
+        seed: decides when and in which order.
+        records: what the load that the service is under has seen so far.
+    """
+
+    def __init__(self, service: ServiceProcess, seed: int, records: Sequence[Record]) -> None:
         self.service = service
+        self._records = records
         self.chance = random.Random(seed)
         self.done: Counter[str] = Counter()
         self.timeline: list[tuple[float, str]] = []
@@ -41,6 +51,20 @@ class Disruptions:
     async def calm(self, least: float, most: float) -> None:
         """Leave the service alone for a random time between two numbers of seconds."""
         await asyncio.sleep(self.chance.uniform(least, most))
+
+    async def progress(self, count: int) -> None:
+        """Leave the service alone until so many more messages are acknowledged.
+
+        Raises:
+            TimeoutError: they were not.
+        """
+        goal = self._acknowledged() + count
+        async with asyncio.timeout(PROGRESS_SECONDS):
+            while self._acknowledged() < goal:
+                await asyncio.sleep(0.05)
+
+    def _acknowledged(self) -> int:
+        return sum(1 for record in self._records for _ in record.acks)
 
     async def kill(self, *, ready: bool = True) -> None:
         """Kill -9, and start again on the same ports; without `ready`, it need not serve yet."""

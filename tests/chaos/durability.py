@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from chatservice.protocol import Message
 from tests.chaos.findings import Fault, Finding
-from tests.chaos.ledger import Key, Ledger, Rules, Stored
+from tests.chaos.ledger import SHOWN, Key, Ledger, Rules, Stored, brief
 
 
 def check_durability(
@@ -58,10 +58,10 @@ def _as_sent(
         if sent is None:
             yield _unsent(where, message, elsewhere)
         elif (message.text, message.name) != (sent.text, sent.name):
-            said = f"{sent.text!r} by {sent.name!r}"
-            yield Finding(Fault.ALTERED, where, f"{message}, but it was sent as {said}")
+            said = f"{sent.text[:SHOWN]!r} by {sent.name!r}"
+            yield Finding(Fault.ALTERED, where, f"{brief(message)}, but it was sent as {said}")
     if sent is not None and sent.refused and sent.times == 1:
-        yield Finding(Fault.REFUSED, where, f"{stored[0]} was refused, and is stored")
+        yield Finding(Fault.REFUSED, where, f"{brief(stored[0])} was refused, and is stored")
 
 
 def _dense(ledger: Ledger, rules: Rules) -> Iterator[Finding]:
@@ -82,8 +82,10 @@ def _dense(ledger: Ledger, rules: Rules) -> Iterator[Finding]:
 def _unsent(where: str, message: Message, elsewhere: Mapping[Key, str]) -> Finding:
     origin = elsewhere.get(Key(message.user, message.id))
     if origin is not None:
-        return Finding(Fault.FOREIGN, where, f"{message} was sent to {origin}, and is stored here")
-    return Finding(Fault.INVENTED, where, f"{message} was sent by nobody")
+        return Finding(
+            Fault.FOREIGN, where, f"{brief(message)} was sent to {origin}, and is stored here"
+        )
+    return Finding(Fault.INVENTED, where, f"{brief(message)} was sent by nobody")
 
 
 def _acknowledged(ledger: Ledger, numbers: Mapping[Key, list[Message]]) -> Iterator[Finding]:
@@ -134,7 +136,7 @@ def _same(truth: Stored, other: Stored) -> Iterator[Finding]:
         yield differ("messages", len(truth.messages), len(other.messages))
     for ours, theirs in zip(truth.messages, other.messages, strict=False):
         if ours != theirs:
-            yield differ("a message", ours, theirs)
+            yield differ("a message", brief(ours), brief(theirs))
             break
     for user in truth.cursors.keys() & other.cursors.keys():
         if truth.cursors[user] != other.cursors[user]:

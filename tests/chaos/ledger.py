@@ -7,10 +7,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from chatservice.protocol import Ack, Message
 from tests.chaos.history import GaveUp, Record, Sending
+
+SHOWN: Final = 40
+"""Characters of a text that a finding quotes."""
 
 
 class Key(NamedTuple):
@@ -18,6 +21,12 @@ class Key(NamedTuple):
 
     user: str
     id: str
+
+
+def brief(message: Message) -> str:
+    """Name a message, with the beginning of its text."""
+    text = message.text if len(message.text) <= SHOWN else f"{message.text[:SHOWN]}..."
+    return f"{message.seq} ({message.user}'s {message.id}, {message.ts}: {text!r})"
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Rules:
 
     grace: float
     keep: int = 1000
-    late: float = 5.0
+    late: float = 10.0
     skew: float = 0.5
     errors: frozenset[str] = frozenset()
 

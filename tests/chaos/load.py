@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol, Self
 
 from tests.chaos.client_device import ClientDevice
 from tests.chaos.history import Record, Vantage
-from tests.chaos.plan import Plan, Seat, person_name, seats
+from tests.chaos.plan import Plan, Seat, person_name, seats, walkers
 from tests.chaos.raw_device import RawDevice
 
 Token = Callable[[str, str, str], str]
@@ -82,6 +82,7 @@ class Load:
     def __init__(self, urls: Sequence[str], token: Token, plan: Plan) -> None:
         self.plan = plan
         self.seats = seats(urls, plan)
+        self._walkers = walkers(self.seats, plan)
         self.present: dict[Seat, Device] = {}
         self.records: list[Record] = []
         self.skew = 0.0
@@ -99,12 +100,8 @@ class Load:
     async def __aenter__(self) -> Self:
         for seat in self.seats:
             self._enter(seat)
-        raw = [seat for seat in self.seats if seat.raw]
-        own = [seat for seat in self.seats if not seat.raw]
-        count = self.plan.walkers
-        walkers = [*own[len(own) - count :], *raw[len(raw) - count :]]
         self._work(self._send_steadily(), self._do_asides(), self._measure_stalls())
-        self._work(*(self._walk(seat) for seat in walkers))
+        self._work(*(self._walk(seat) for seat in self._walkers))
         return self
 
     async def __aexit__(
@@ -116,13 +113,17 @@ class Load:
         await self._stop_working()
         await asyncio.gather(*(device.end() for device in self.present.values()))
 
-    async def quiesce(self, deadline: float = 20.0) -> str:
-        """Send nothing new, and wait until everything has settled.
+    async def quiesce(self, deadline: float = 60.0) -> str:
+        """Send nothing new, let the walkers leave, and wait until everything has settled.
+
+        So there is always somebody of whom the others must have heard that they left.
 
         Returns:
             What had not settled at the deadline; "" where all had.
         """
         await self._stop_working(keep_measuring=True)
+        leaving = [self.present.pop(seat) for seat in self._walkers if seat in self.present]
+        await asyncio.gather(*(device.leave() for device in leaving))
         until = monotonic() + deadline
         while True:
             waiting = await self._unsettled(until)
@@ -153,7 +154,7 @@ class Load:
         """Stay a while, leave a while, and resume where that is possible. Ends gone."""
         chance = random.Random(f"{self.plan.seed} {seat.name}")
         while True:
-            await asyncio.sleep(chance.uniform(0.5, 2.5))
+            await asyncio.sleep(chance.uniform(*self.plan.stay))
             device = self.present.pop(seat)
             leaving = asyncio.create_task(device.leave())
             self._leaving.append(leaving)

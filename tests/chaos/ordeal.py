@@ -51,7 +51,7 @@ async def endure(
     disrupt: Callable[[Disruptions], Awaitable[None]],
     *,
     expected: frozenset[str] = frozenset({"rate_limited"}),
-    settle: float = 20.0,
+    settle: float = 60.0,
 ) -> Outcome:
     """Put a running service under load, disrupt it, let it settle, stop it, and judge.
 
@@ -63,8 +63,8 @@ async def endure(
             during an outage may meet the rate limit in any run.
         settle: seconds that everything may take to be as it should be, at the end.
     """
-    disruptions = Disruptions(service, plan.seed)
     load = Load([service.url], lambda *who: token(service, *who), plan)
+    disruptions = Disruptions(service, plan.seed, load.records)
     async with load:
         await disrupt(disruptions)
         unsettled = await load.quiesce(settle)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,10 @@ class Plan:
         second_devices: how many of the users have two.
         raw: devices on the websockets library alone; every other one is a further device of a
             user, the rest are users of their own.
-        walkers: how many of the users, and how many of the raw devices, come and go.
+        walkers: how many of the users on `ChatClient`, and how many on the websockets library,
+            come and go, and leave for good at the end; they have no second device.
         rate: sends a second, all together.
+        stay: seconds for which a walker stays, at least and at most.
         away: seconds for which a walker is gone, at least and at most.
         seed: decides who sends what and when; the same for the same run.
     """
@@ -28,6 +31,7 @@ class Plan:
     raw: int = 10
     walkers: int = 2
     rate: float = 200.0
+    stay: tuple[float, float] = (0.5, 2.5)
     away: tuple[float, float] = (0.3, 3.0)
     seed: int = 1
 
@@ -61,3 +65,12 @@ def seats(urls: Sequence[str], plan: Plan) -> list[Seat]:
         Seat(name, user, f"w{room}", raw, urls[i % len(urls)])
         for i, (name, user, room, raw) in enumerate(seated)
     ]
+
+
+def walkers(everybody: Sequence[Seat], plan: Plan) -> list[Seat]:
+    """Choose who comes and goes: when they leave, their users are offline."""
+    devices = Counter(seat.user for seat in everybody)
+    alone = [seat for seat in everybody if devices[seat.user] == 1]
+    clients = [seat for seat in alone if not seat.raw]
+    raw = [seat for seat in alone if seat.raw]
+    return [*clients[len(clients) - plan.walkers :], *raw[len(raw) - plan.walkers :]]

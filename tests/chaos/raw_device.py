@@ -60,7 +60,7 @@ PAUSE_SECONDS: Final = 0.1
 """How long it waits, on average, before it connects again."""
 RESEND_SECONDS: Final = 0.5
 """How long it waits, on average, before it sends again what was refused."""
-REPEATED: Final = 0.1
+REPEATED: Final = 0.2
 """The share of acknowledged messages that it sends once more."""
 
 
