@@ -140,13 +140,7 @@ def _act(
     def smoke(act: Act) -> Report:
         from opskit.smoke import smoke as run  # here: it loads the client, which takes long
 
-        return run(
-            act.target,
-            secrets,
-            number=act.number,
-            base_url=_reached_at(target.environment, act.port),
-            on_result=on_check,
-        )
+        return run(act.target, secrets, number=act.number, on_result=on_check)
 
     return Act(
         target=target,
@@ -158,14 +152,6 @@ def _act(
         secrets=secrets,
         tool=tool_version(),
     )
-
-
-def _reached_at(environment: Environment, port: int) -> str:
-    """Give the URL of a release that may have been deployed with another port."""
-    configured = environment.settings.service.port
-    if environment.target != "local" or not port:
-        return environment.base_url
-    return environment.base_url.replace(f":{configured}", f":{port}")
 
 
 def _builder(environment: Environment, into: Path) -> Callable[[int], Release]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tomllib
 from collections.abc import Callable, Mapping
 
+from chatservice.config import Settings, SettingsError, settings_from
 from checks.smoke import CheckResult, Report, SmokeTarget, run_smoke
+from opskit.environment import Environment
 from opskit.failure import Failure
+from opskit.layout import release_name
 from opskit.target import Target
 from opskit.tokens import signer
 
@@ -16,7 +20,6 @@ def smoke(
     secrets: Mapping[str, bytes],
     *,
     number: int,
-    base_url: str = "",
     users: int | None = None,
     on_result: Callable[[CheckResult], None] | None = None,
 ) -> Report:
@@ -25,8 +28,8 @@ def smoke(
     Args:
         target: where it is.
         secrets: what to sign tokens with.
-        number: the release that serves; it is asked to forget the run's workspaces.
-        base_url: where to reach it, when that is not the environment's URL.
+        number: the release that serves; what it promises stands in its own settings, and it is
+            asked to forget the run's workspaces.
         users: how many simulated users; the environment's own number by default.
         on_result: called with each result as soon as there is one.
 
@@ -34,13 +37,14 @@ def smoke(
         Misuse: there is nothing to sign tokens with.
     """
     environment = target.environment
-    signs, settings = signer(environment, secrets), environment.settings
+    settings = settings_of(target, number)
+    signs = signer(environment, secrets, settings.auth)
 
     async def forget(workspace: str) -> None:
         await asyncio.to_thread(target.ask, number, "ctl", "forget", workspace, changes=True)
 
     goal = SmokeTarget(
-        base_url=base_url or environment.base_url,
+        base_url=reached_at(environment, settings),
         sign=signs.sign,
         sign_bad=signs.bad,
         origins=tuple(settings.auth.origins),
@@ -61,6 +65,27 @@ def smoke(
         )
     except ValueError as error:
         raise Failure(f"the smoke test cannot run: {error}") from None
+
+
+def settings_of(target: Target, number: int) -> Settings:
+    """Give the settings that a release was deployed with.
+
+    They may differ from those configured now. What this version cannot read is taken from now.
+    """
+    text = target.executor.get(target.layout.settings(number))
+    try:
+        return settings_from(tomllib.loads(text), where=release_name(number))
+    except (tomllib.TOMLDecodeError, SettingsError):
+        return target.environment.settings
+
+
+def reached_at(environment: Environment, settings: Settings) -> str:
+    """Give the URL of a release, which may have been deployed with another port."""
+    if environment.target != "local":
+        return environment.base_url
+    return environment.base_url.replace(
+        f":{environment.settings.service.port}", f":{settings.service.port}"
+    )
 
 
 def smoke_now(

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from chatservice.auth import sign
+from chatservice.config import AuthSettings
 from chatservice.identity import MAX_NAME
 from chatservice.routes import WORKSPACE_ID
 from opskit.durations import BadDuration, parse_duration
@@ -37,13 +38,20 @@ class Signer:
     bad: Sign
 
 
-def signer(environment: Environment, secrets: Mapping[str, bytes]) -> Signer:
+def signer(
+    environment: Environment, secrets: Mapping[str, bytes], auth: AuthSettings | None = None
+) -> Signer:
     """Give what signs tokens for an environment.
+
+    Args:
+        environment: which.
+        secrets: its secrets.
+        auth: issuer and audience; those that are configured now unless given.
 
     Raises:
         Misuse: there is nothing to sign with, or the key cannot be used.
     """
-    auth = environment.settings.auth
+    auth = auth or environment.settings.auth
     issued = partial(sign, issuer=auth.issuer, audience=auth.audience)
     if "jwt_secret" in secrets:
         return Signer(

@@ -125,10 +125,13 @@ class Site:
 
     def deploy(self, *, smoke: bool = False, timing: Timing = TIMING) -> Act:
         """Deploy; unless told otherwise with a smoke test of three requests."""
-        operation = operations.deploy(
+        return self._run(self.prepare(timing), smoke)
+
+    def prepare(self, timing: Timing = TIMING) -> operations.Operation:
+        """Prepare a deploy."""
+        return operations.deploy(
             self.target, observe=self._observe, layers=self.layers, timing=timing
         )
-        return self._run(operation, smoke)
 
     def rollback(self, wanted: int | None = None, *, smoke: bool = False) -> Act:
         """Roll back."""
