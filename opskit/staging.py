@@ -8,6 +8,7 @@ renamed into place. What a killed maker left is removed by the next one.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -33,21 +34,22 @@ def staged(place: Path, *, replace: bool = False) -> Iterator[Path]:
         OSError: it cannot be made.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    sweep(place.parent)
-    directory, lock = _make(place)
+    with _locked(place.parent):
+        _sweep(place.parent)
+        directory = Path(tempfile.mkdtemp(prefix=f"{_MARK}{place.name}-", dir=place.parent))
+        lock = _open_directory(directory)
+        fcntl.flock(lock, fcntl.LOCK_EX)
     former = directory.with_name(f"{directory.name}-former")
     try:
         yield directory
         open_to_readers(directory)
         sync_tree(directory)
-        if replace and os.path.lexists(place):
-            os.rename(place, former)
-        try:
-            os.rename(directory, place)
-        except OSError as error:
+        with _locked(place.parent):
             if os.path.lexists(place):
-                raise FileExistsError(error.errno, "is there already", str(place)) from None
-            raise
+                if not replace:
+                    raise FileExistsError(errno.EEXIST, "is there already", str(place))
+                os.rename(place, former)
+            os.rename(directory, place)
         sync(place.parent)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -55,23 +57,26 @@ def staged(place: Path, *, replace: bool = False) -> Iterator[Path]:
         os.close(lock)
 
 
-def _make(place: Path) -> tuple[Path, int]:
-    """Make a directory and hold its lock."""
-    while True:
-        directory = Path(tempfile.mkdtemp(prefix=f"{_MARK}{place.name}-", dir=place.parent))
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextlib.contextmanager
+def _locked(parent: Path) -> Iterator[None]:
+    """Keep other makers in a directory from beginning, sweeping and renaming for a moment."""
+    lock = _open_directory(parent)
+    try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Another process may have swept it away between its making and its locking.
-        if directory.exists():
-            return directory, lock
+        yield
+    finally:
         os.close(lock)
 
 
-def sweep(parent: Path) -> None:
+def _open_directory(directory: Path) -> int:
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _sweep(parent: Path) -> None:
     """Remove what makers that are no more have left."""
     for left in parent.glob(f"{_MARK}*"):
         with contextlib.suppress(OSError):
-            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = _open_directory(left)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(left, ignore_errors=True)

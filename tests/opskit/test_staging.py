@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,24 @@ def test_what_is_there_is_kept_unless_it_shall_be_replaced(tmp_path: Path) -> No
         (directory / "new").write_text("x")
     assert names(place) == ["new"]
     assert names(tmp_path) == ["place"]
+
+
+def test_many_makers_at_once_do_not_hinder_each_other(tmp_path: Path) -> None:
+    def make(number: int, *, replace: bool) -> bool:
+        try:
+            with staged(tmp_path / "place", replace=replace) as directory:
+                (directory / "number").write_text(str(number))
+        except FileExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        once = list(pool.map(lambda number: make(number, replace=False), range(64)))
+        assert once.count(True) == 1
+        assert (tmp_path / "place/number").read_text() == str(once.index(True))
+        assert all(pool.map(lambda number: make(number, replace=True), range(64)))
+    assert names(tmp_path) == ["place"]
+    assert names(tmp_path / "place") == ["number"]
 
 
 def test_a_killed_maker_leaves_nothing_after_the_next_and_a_living_one_is_left_alone(
