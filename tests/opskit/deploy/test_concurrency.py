@@ -10,11 +10,12 @@ import time
 
 import pytest
 
+from checks.smoke import Report
 from opskit.deploy.act import Act
 from opskit.deployments import Outcome
-from opskit.lock import Holder, Lease, LockHeld
+from opskit.lock import Holder, Lease, LeaseLost, LockHeld
 from opskit.person import this_person
-from tests.opskit.site import Site
+from tests.opskit.site import Site, quick_smoke
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def test_a_deploy_that_loses_its_lease_stops_and_is_mended(served: Site) -> None
     serving = served.serving
     root = served.root
 
-    def asleep(act: Act) -> None:
+    def asleep(act: Act) -> Report:
         assert act.lease is not None
         text = (root / "lock").read_text()
         boot, _, rest = text.split(" ", 2)
@@ -98,11 +99,12 @@ def test_a_deploy_that_loses_its_lease_stops_and_is_mended(served: Site) -> None
         other = Lease(served.target.executor, served.target.root, holder, ttl=60)
         other.acquire()
         others.append(other)
+        return quick_smoke(act)
 
     others: list[Lease] = []
     operation = served.prepare()
-    operation.act.smoke = asleep  # type: ignore[assignment]
-    with pytest.raises(Exception, match=r"the lock was lost.*bob took it for: rollback dev"):
+    operation.act.smoke = asleep
+    with pytest.raises(LeaseLost, match=r"the lock was lost.*bob took it for: rollback dev"):
         operation.run()
     assert served.serving == operation.act.name, "it changed something without the lease"
     assert (root / "in-progress.json").exists()
