@@ -116,14 +116,14 @@ def deploy(
     target = session.target(env)
     ui = session.ui()
     if plan:
-        act, planned = operations.planning(target)
+        act, planned, changes = operations.planning(target)
         if as_json:
             from opskit.reports import plan_report
 
-            _print(plan_report(act, planned))
+            _print(plan_report(act, planned, changes))
         else:
             ui.heading("Deploying (plan only)", target.environment)
-            ui.plan(act, planned)
+            ui.plan(act, planned, changes)
         return
 
     def prepare(observe: Observer, on_check: OnCheck | None) -> Operation:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from opskit.deploy import plan
 from opskit.deploy.act import Act, Timing
 from opskit.deploy.acts import deploy_steps, rollback_steps, stop_steps
-from opskit.deploy.dry_run import Planned, rehearse
+from opskit.deploy.dry_run import Differences, Planned, differences, rehearse
 from opskit.deploy.install import MARKER, LayerBuilder
 from opskit.deploy.plan import Event, Kind, Observer
 from opskit.deploy.step import Step
@@ -84,8 +84,8 @@ def deploy(
     return Operation(act, steps, observe, resources)
 
 
-def planning(target: Target) -> tuple[Act, list[Planned]]:
-    """Give what a deploy would do; changes nothing, here or there.
+def planning(target: Target) -> tuple[Act, list[Planned], Differences]:
+    """Give what a deploy would do, and to which files; changes nothing, here or there.
 
     Raises:
         Failure: it could not be done.
@@ -100,7 +100,8 @@ def planning(target: Target) -> tuple[Act, list[Planned]]:
         act = _act(target, Action.DEPLOY, ignore, None, Timing(), secrets)
         act.smoke = _no_smoke
         act.build = _builder(target.environment, directory)
-        return act, rehearse(act, deploy_steps(lambda key: _no_layer(directory)))
+        planned = rehearse(act, deploy_steps(lambda key: _no_layer(directory)))
+        return act, planned, differences(act)
 
 
 def rollback(

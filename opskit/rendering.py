@@ -7,7 +7,6 @@ from pathlib import Path
 
 from opskit.failure import Failure
 from opskit.render import diff, render
-from opskit.status import live_configuration
 from opskit.target import Target
 
 
@@ -16,6 +15,13 @@ def differences(target: Target) -> str:
     current = target.survey().current
     live = live_configuration(target, current) if current is not None else {}
     return diff(live, render(target.environment))
+
+
+def live_configuration(target: Target, number: int) -> dict[str, str]:
+    """Give the configuration of a release on the host."""
+    release = target.layout.release(number)
+    there = {path: target.executor.get(release / path) for path in render(target.environment)}
+    return {path: text for path, text in there.items() if text}
 
 
 def write(files: Mapping[str, str], directory: Path) -> list[Path]:

@@ -14,7 +14,7 @@ from opskit.problems import ConfigError
 
 if TYPE_CHECKING:
     from opskit.deploy.act import Act
-    from opskit.deploy.dry_run import Planned
+    from opskit.deploy.dry_run import Differences, Planned
     from opskit.deploy.preflight import Verdict
     from opskit.deployments import Record
 
@@ -81,7 +81,7 @@ def act_report(act: Act, steps: Steps, failure: Failure | None) -> dict[str, Any
     }
 
 
-def plan_report(act: Act, planned: Sequence[Planned]) -> dict[str, Any]:
+def plan_report(act: Act, planned: Sequence[Planned], changes: Differences) -> dict[str, Any]:
     """Say what a deploy would do."""
     return {
         "ok": True,
@@ -92,6 +92,12 @@ def plan_report(act: Act, planned: Sequence[Planned]) -> dict[str, Any]:
         "from": release_name(act.before) if act.before else None,
         "changed": not act.unchanged,
         "secrets_changed": list(act.changed_secrets),
+        "files": {
+            "added": list(changes.added),
+            "changed": list(changes.changed),
+            "removed": list(changes.removed),
+        },
+        "configuration_diff": changes.configuration,
         "steps": [
             {
                 "step": one.step,

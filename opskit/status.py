@@ -13,6 +13,7 @@ from opskit.facts import Facts, HeldLease
 from opskit.failure import Failure
 from opskit.layout import release_name
 from opskit.render import diff, render
+from opskit.rendering import live_configuration
 from opskit.target import Target
 
 
@@ -166,10 +167,3 @@ def drift(target: Target, facts: Facts) -> str:
     if facts.current is None:
         return ""
     return diff(live_configuration(target, facts.current), render(target.environment))
-
-
-def live_configuration(target: Target, number: int) -> dict[str, str]:
-    """Give the configuration of a release on the host."""
-    release = target.layout.release(number)
-    there = {path: target.executor.get(release / path) for path in render(target.environment)}
-    return {path: text for path, text in there.items() if text}

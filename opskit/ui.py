@@ -23,7 +23,7 @@ from opskit.terminal import Terminal
 if TYPE_CHECKING:
     from checks.smoke import Report
     from opskit.deploy.act import Act
-    from opskit.deploy.dry_run import Planned
+    from opskit.deploy.dry_run import Differences, Planned
     from opskit.deploy.preflight import Verdict
     from opskit.environment import Environment
     from opskit.facts import Facts
@@ -162,8 +162,8 @@ class Ui:
         self.say(f"{self.terminal.mark('done')} {self.terminal.paint('bold', what)}")
         self.suggest([(f"deploy {act.target.environment.name}", "start it again")])
 
-    def plan(self, act: Act, planned: Sequence[Planned]) -> None:
-        """Show what a deploy would do."""
+    def plan(self, act: Act, planned: Sequence[Planned], changes: Differences) -> None:
+        """Show what a deploy would do, then what that changes."""
         paint = self.terminal.paint
         for one in planned:
             if one.skipped:
@@ -177,11 +177,28 @@ class Ui:
                 sign = "$" if command.changes else "?"
                 line = shown(command)
                 self.say(paint("dim", f"      {sign} {line}"))
+        self._changes(act, changes)
         self.say()
         if act.unchanged:
             self.say(f"nothing would change: {act.name} serves this content already")
         else:
             self.say(f"{act.name} would serve; nothing was changed ($ changes, ? only looks)")
+
+    def _changes(self, act: Act, changes: Differences) -> None:
+        """Show which files would differ from those that serve; all of a first release would."""
+        if act.before is None or act.release is None:
+            return
+        self.say()
+        self.say(f"  {self.terminal.paint('bold', f'changes from {release_name(act.before)}')}")
+        for sign, style, paths in (
+            ("+", "green", changes.added),
+            ("~", "yellow", changes.changed),
+            ("-", "red", changes.removed),
+        ):
+            for path in paths:
+                self.say(f"    {self.terminal.paint(style, f'{sign} {path}')}")
+        for line in changes.configuration.splitlines():
+            self.say(f"      {self._diff_line(line)}")
 
     # --- what is there ------------------------------------------------------------------------
 
@@ -310,10 +327,12 @@ class Ui:
         """Show a diff."""
         if not text:
             self.say("what is live is what would be rendered")
-        styles = {"+": "green", "-": "red", "@": "cyan"}
         for line in text.splitlines():
-            style = styles.get(line[:1])
-            self.say(self.terminal.paint(style, line) if style else line)
+            self.say(self._diff_line(line))
+
+    def _diff_line(self, line: str) -> str:
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
+        return self.terminal.paint(style, line) if style else line
 
     def files(self, files: Mapping[str, str]) -> None:
         """Show files, each under its name."""

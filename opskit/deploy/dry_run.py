@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from opskit.commands import Command
 from opskit.deploy import plan
 from opskit.deploy.act import Act
+from opskit.deploy.install import listed
 from opskit.deploy.plan import Event, Kind
 from opskit.deploy.step import Step
+from opskit.render import diff, render
+from opskit.rendering import live_configuration
 from opskit.transport import Executor, RecordingExecutor, Result
 
 
@@ -28,6 +31,40 @@ class Planned:
     skipped: str
     result: str
     commands: tuple[Command, ...]
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What a release would change: paths of files, and the diff of its configuration."""
+
+    added: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    configuration: str = ""
+
+
+def differences(act: Act) -> Differences:
+    """Compare the release that was built with the one that serves; needs no more than looking."""
+    if act.release is None:
+        return Differences()
+    executor, layout = act.target.executor, act.target.layout
+    before: dict[str, str] = {}
+    live: dict[str, str] = {}
+    if act.before:
+        before = listed(executor.get(layout.release(act.before) / "manifest.json"))
+        live = live_configuration(act.target, act.before)
+    now = {path: digest for path, digest in act.release.files.items() if _source(path)}
+    before = {path: digest for path, digest in before.items() if _source(path)}
+    return Differences(
+        added=tuple(sorted(now.keys() - before.keys())),
+        changed=tuple(sorted(one for one in now.keys() & before.keys() if now[one] != before[one])),
+        removed=tuple(sorted(before.keys() - now.keys())),
+        configuration=diff(live, render(act.target.environment)) if act.before else "",
+    )
+
+
+def _source(path: str) -> bool:
+    return "__pycache__" not in path
 
 
 class Rehearsal:

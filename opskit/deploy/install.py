@@ -55,7 +55,7 @@ class Install(Step):
         incoming = layout.incoming_layer(name)
         executor.check(files.remove(incoming))
         executor.put_tree(place, incoming)
-        verify(act, incoming, layer_sums((place / MARKER).read_text(encoding="utf-8")))
+        verify(act, incoming, listed((place / MARKER).read_text(encoding="utf-8")))
         executor.check(files.move(incoming, layout.layer(name)))
         return "uploaded"
 
@@ -69,10 +69,10 @@ class Install(Step):
         return ""
 
 
-def layer_sums(marker: str) -> dict[str, str]:
-    """Read the checksums that a layer holds of itself; none where it is damaged."""
+def listed(manifest: str) -> dict[str, str]:
+    """Read the checksums that a release or a layer holds of itself; none where it is damaged."""
     try:
-        return {str(path): str(digest) for path, digest in json.loads(marker)["files"].items()}
+        return {str(path): str(digest) for path, digest in json.loads(manifest)["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
 

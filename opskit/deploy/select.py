@@ -5,7 +5,7 @@ from __future__ import annotations
 from opskit.deploy import secrets
 from opskit.deploy.act import Act
 from opskit.deploy.build import serves_now
-from opskit.deploy.install import MARKER, layer_sums, verify
+from opskit.deploy.install import MARKER, listed, verify
 from opskit.deploy.step import Step
 from opskit.failure import Failure
 from opskit.layout import release_name
@@ -62,9 +62,9 @@ class Select(Step):
         assert act.manifest is not None
         executor, layout = act.target.executor, act.target.layout
         release, layer = layout.release(act.number), layout.layer(act.manifest.layer)
-        sums = layer_sums(executor.get(release / "manifest.json"))
+        sums = listed(executor.get(release / "manifest.json"))
         verify(act, release, sums)
-        verify(act, layer, layer_sums(executor.get(layer / MARKER)))
+        verify(act, layer, listed(executor.get(layer / MARKER)))
 
 
 def changed_since(act: Act) -> list[str]:
