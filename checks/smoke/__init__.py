@@ -5,7 +5,8 @@ an event or a deadline; one failure never stops or disturbs the others; the work
 (`smoke-<random>...`) are forgotten afterwards, also when it is cancelled. A verdict is a value:
 nothing here prints or exits, but `python -m checks.smoke`.
 
-Imports of chatservice only the wire and the client; never opskit.
+Imports of chatservice only the wire and the client (`python -m checks.smoke`, which signs tokens
+by itself, more); never opskit.
 """
 
 from checks.smoke.report import CheckResult, Report

@@ -35,7 +35,7 @@ class Fault:
     apply: Callable[[], None] = lambda: None
     overrides: Overrides = field(default_factory=dict)
     may: frozenset[str] = frozenset()
-    bound: float = 30.0
+    bound: float = 5.0
     grace: float = PRESENCE_GRACE
 
 
@@ -44,7 +44,7 @@ def _of(
     by: Callable[[], None] = lambda: None,
     overrides: Overrides | None = None,
     may: tuple[str, ...] = (),
-    bound: float = 30.0,
+    bound: float = 5.0,
     grace: float = PRESENCE_GRACE,
 ) -> Fault:
     return Fault(frozenset(red), by, overrides or {}, frozenset(may), bound, grace)
@@ -127,10 +127,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "epoch-ignored": _of("other_epoch", by=_room.epoch_ignored),
     "future-believed": _of("ahead", by=_room.future_believed),
     # --- going away
-    "grace-halved": _of(
-        "offline", overrides={"timing": {"presence_grace": 1.0}}, bound=5.0, grace=2.0
-    ),
-    "grace-endless": _of("offline", overrides={"timing": {"presence_grace": 600.0}}, bound=5.0),
+    "grace-halved": _of("offline", overrides={"timing": {"presence_grace": 1.0}}, grace=2.0),
+    "grace-endless": _of("offline", overrides={"timing": {"presence_grace": 600.0}}),
     "ghost-welcomed": _of("offline", by=_room.ghost_welcomed),
     "one-device-is-all": _of("second_device", by=_room.one_device_is_all),
     "blink-shown": _of("short_absence", by=_room.blink_shown, grace=2.0),

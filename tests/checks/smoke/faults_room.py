@@ -219,16 +219,16 @@ def ack_twice() -> None:
 
 def repeat_with_new_number() -> None:
     """A repeated message is acknowledged with the next number."""
+    acknowledged: set[str] = set()
 
-    def committed(original: Any, room: Room[Connection], results: Any) -> Actions:
-        told = [
-            (key, append, replace(done, seq=done.seq + 1) if done.repeated else done)
-            for key, append, done in results
-        ]
-        actions: Actions = original(room, told)
-        return actions
+    def change(frame: ServerFrame) -> ServerFrame:
+        if isinstance(frame, Ack):
+            if frame.id in acknowledged:
+                return replace(frame, seq=frame.seq + 1)
+            acknowledged.add(frame.id)
+        return frame
 
-    around(Room, "committed", committed)
+    rewrite_frames(change)
 
 
 def repeat_sent_again() -> None:

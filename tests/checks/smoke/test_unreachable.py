@@ -116,7 +116,7 @@ async def test_a_service_that_hangs_half_way_fails_and_ends(
     results = {result.name: result for result in report.results}
     assert results["connect"].verdict == "passed"
     assert results["delivery"].verdict == "failed"
-    assert "but got nothing at all" in results["delivery"].detail
+    assert "did not arrive; it got nothing at all" in results["delivery"].detail
     assert results["unread"].verdict == "failed"
     assert results["unread_devices"].verdict == "skipped"
     assert not report.ok
