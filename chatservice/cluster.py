@@ -1,8 +1,10 @@
 """What nodes that serve the same workspaces tell each other, and how a node hears it.
 
 Messages and cursors are in the store; what is told is a wake-up with a number. Presence and typing
-are told themselves. Words may be lost with a connection: then the bus asks its listener to `resync`
-from the store. Words of one node arrive in the order in which it told them.
+are told themselves. Words may be lost: with a connection (then the bus asks its listener to
+`resync` from the store), or with a node that dies between a commit and its word (so the numbers are
+also read every so often, with `newest`). Words of one node arrive in the order in which it told
+them.
 """
 
 from __future__ import annotations
@@ -65,6 +67,9 @@ class Listener(Protocol):
     def node_gone(self, node: str) -> None:
         """Another node ended, or its lease ran out."""
 
+    def anew(self, node: str) -> None:
+        """Another node may not have been heard; it has told all anew, and `presence_of` it."""
+
     def resync(self) -> None:
         """Words may have been lost, in both directions: read the store, and tell all anew."""
 
@@ -81,8 +86,22 @@ class Bus(Protocol):
     def tell(self, word: Word) -> None:
         """Tell all other nodes, soon."""
 
+    async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Give `(epoch, seq)` of each of these workspaces, as stored.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+
     async def present(self, workspace: str) -> list[tuple[str, str, str]]:
         """Give `(node, user, name)` of everybody whom other living nodes have in a workspace.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+
+    async def presence_of(self, node: str) -> set[tuple[str, str]]:
+        """Give every `(workspace, user)` that another node has.
 
         Raises:
             StoreError: it cannot be read.
@@ -101,6 +120,14 @@ class Alone:
     def tell(self, word: Word) -> None:
         """There is nobody to tell."""
 
+    async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Nobody else writes."""
+        return {}
+
     async def present(self, workspace: str) -> list[tuple[str, str, str]]:
         """There is nobody else."""
         return []
+
+    async def presence_of(self, node: str) -> set[tuple[str, str]]:
+        """There is nobody else."""
+        return set()

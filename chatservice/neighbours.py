@@ -21,6 +21,9 @@ log = get_logger("neighbours")
 AT_ONCE: Final = 8
 """Rooms that are compared with the store at the same time after words may have been lost."""
 
+TAIL_SECONDS: Final = 1.0
+"""How often the numbers of all live rooms are read, in one statement."""
+
 Heard = list[tuple[str, Word]]
 
 
@@ -54,17 +57,37 @@ class Neighbours:
         self._replaced = replaced
         self._loop = asyncio.get_running_loop()
         self._listening: dict[str, list[Heard]] = {}
+        self._reviews: dict[str, set[tuple[str, str]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Begin to listen."""
         await self.bus.start(self)
+        self._spawn(self._tail())
 
     async def close(self) -> None:
         """Say goodbye."""
         for task in self._tasks:
             task.cancel()
         await self.bus.close()
+
+    async def _tail(self) -> None:
+        """Notice what was committed without a word: its node died in between."""
+        while True:
+            await asyncio.sleep(TAIL_SECONDS)
+            workspaces = [live.room.workspace for live in self._live_rooms()]
+            try:
+                newest = await self.bus.newest(workspaces) if workspaces else {}
+            except StoreError:
+                continue  # it is said, and tried again, by those who need it sooner
+            for workspace, (epoch, seq) in newest.items():
+                live = self._find(workspace)
+                if live is None:
+                    continue
+                if epoch != live.room.epoch:
+                    self._replaced(live)
+                else:
+                    live.carry_out(live.room.noticed(seq))
 
     # --- a room that comes into being ----------------------------------------------------
 
@@ -108,7 +131,10 @@ class Neighbours:
 
     def heard(self, node: str, words: Sequence[Word]) -> None:
         """Another node said this."""
+        review = self._reviews.get(node)
         for word in words:
+            if review is not None and isinstance(word, Here):
+                review.add((word.workspace, word.user))
             for heard in self._listening.get(word.workspace, ()):
                 heard.append((node, word))
             live = self._find(word.workspace)
@@ -121,6 +147,26 @@ class Neighbours:
         for live in tuple(self._live_rooms()):
             live.carry_out(live.room.node_gone(node, now))
             self._watch(live)
+
+    def anew(self, node: str) -> None:
+        """Another node's words may have been lost, its farewells to users among them."""
+        self._spawn(self._review(node))
+
+    async def _review(self, node: str) -> None:
+        """Forget the users whom a node no longer has."""
+        heard = self._reviews.setdefault(node, set())
+        try:
+            present = await self.bus.presence_of(node)
+        except StoreError:
+            return  # the bus is lost, and everything will be compared
+        finally:
+            self._reviews.pop(node, None)
+        for live in tuple(self._live_rooms()):
+            room = live.room
+            for there, user in room.remote_users():
+                told = (room.workspace, user)
+                if there == node and told not in present and told not in heard:
+                    live.carry_out(room.remote_presence(node, user, "", present=False))
 
     def resync(self) -> None:
         """Tell everything anew, and compare every room with the store."""

@@ -25,7 +25,7 @@ import msgspec
 from chatservice.cluster import Committed, Here, Listener, Word
 from chatservice.logs import get_logger
 from chatservice.store.postgres import STATEMENT_SECONDS
-from chatservice.store.postgres_errors import describe, store_error
+from chatservice.store.postgres_errors import LOST, describe, store_error
 from chatservice.store.postgres_migrate import CONNECT_SECONDS
 
 if TYPE_CHECKING:
@@ -63,6 +63,13 @@ _PRESENT = """
 SELECT p.node, p.member, p.name FROM presence p JOIN nodes n ON n.node = p.node
 WHERE p.workspace = $1 AND p.node <> $2 AND n.expires > clock_timestamp()"""
 
+_PRESENCE_OF = "SELECT workspace, member FROM presence WHERE node = $1"
+
+_CLEAR = "DELETE FROM presence WHERE node = $1"
+
+_NEWEST = """
+SELECT name, md5(epoch || chat_lineage()), seq FROM workspaces WHERE name = ANY ($1)"""
+
 _FAREWELL = """
 WITH gone AS (DELETE FROM nodes WHERE node = $1)
 DELETE FROM presence WHERE node = $1"""
@@ -72,11 +79,12 @@ class _Envelope(msgspec.Struct, array_like=True):
     node: str
     words: list[Word]
     farewell: bool = False
+    anew: bool = False
 
 
 _encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(_Envelope)
-_FAILURES: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_FAILURES: Final = (TimeoutError, asyncpg.PostgresError, *LOST)
 
 
 class PostgresBus:
@@ -100,6 +108,8 @@ class PostgresBus:
         self._waiting: list[Word] = []
         self._wake = asyncio.Event()
         self._others: set[str] = set()
+        self._trust_from = 0.0
+        self._anew = False
 
     async def start(self, listener: Listener) -> None:
         """Begin to listen, in the background."""
@@ -125,17 +135,29 @@ class PostgresBus:
         self._waiting.append(word)
         self._wake.set()
 
+    async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """Read how far workspaces are, in one statement."""
+        rows = await self._read(_NEWEST, list(workspaces))
+        return {row[0]: (row[1], row[2]) for row in rows}
+
     async def present(self, workspace: str) -> list[tuple[str, str, str]]:
         """Read who is present on other nodes whose lease holds."""
+        rows = await self._read(_PRESENT, workspace, self.node)
+        return [(row[0], row[1], row[2]) for row in rows]
+
+    async def presence_of(self, node: str) -> set[tuple[str, str]]:
+        """Read whom another node has, everywhere."""
+        return {(row[0], row[1]) for row in await self._read(_PRESENCE_OF, node)}
+
+    async def _read(self, query: str, *values: object) -> list[asyncpg.Record]:
         connection = self._connection
         try:
             if connection is None:
                 raise OSError("not connected")
             async with self._using, asyncio.timeout(STATEMENT_SECONDS):
-                rows = await connection.fetch(_PRESENT, workspace, self.node)
+                return await connection.fetch(query, *values)
         except _FAILURES as error:
             raise store_error(error, self._where) from error
-        return [(row[0], row[1], row[2]) for row in rows]
 
     # --- inside --------------------------------------------------------------------------
 
@@ -150,7 +172,7 @@ class PostgresBus:
                     group.create_task(self._beat())
                     group.create_task(self._send())
                     group.create_task(self._watch())
-            except* _FAILURES as failures:
+            except* Exception as failures:
                 if not complained:
                     complained = True
                     reason = str(store_error(failures.exceptions[0], self._where))
@@ -175,10 +197,14 @@ class PostgresBus:
         connection.add_termination_listener(lambda _: self._lost.set())
         await connection.add_listener(CHANNEL, self._hear)
         self._connection = connection
+        # The leases did not survive if the database crashed: the others are about to renew them.
+        self._trust_from = asyncio.get_running_loop().time() + self._lease
         await self._beat_once(connection)
         log.info("listening to the other nodes", node=self.node, others=len(self._others))
         # Whatever was said while nobody listened is lost; what waits here is told with all else.
         self._waiting.clear()
+        self._anew = True
+        self._wake.set()
         assert self._listener is not None
         self._listener.resync()
 
@@ -193,6 +219,7 @@ class PostgresBus:
             await asyncio.sleep(self._lease / 3)
             if not await self._beat_once(connection):
                 # This node was frozen for longer than its lease: the others let its users go.
+                self._anew = True
                 assert self._listener is not None
                 self._listener.resync()
 
@@ -202,6 +229,8 @@ class PostgresBus:
             row = await connection.fetchrow(_BEAT, self.node, self._lease)
         assert row is not None
         others = set(row["others"])
+        if asyncio.get_running_loop().time() < self._trust_from:
+            others |= self._others
         for node in self._others - others:
             self._gone(node)
         self._others = others
@@ -226,20 +255,29 @@ class PostgresBus:
             return
         self._others.add(envelope.node)
         self._listener.heard(envelope.node, envelope.words)
+        if envelope.anew:
+            self._listener.anew(envelope.node)
 
     async def _send(self) -> None:
         connection = self._connection
         assert connection is not None
+        last = _encode(_Envelope(self.node, [], anew=True)).decode()
         while True:
             await self._wake.wait()
             await asyncio.sleep(GATHER_SECONDS)
             self._wake.clear()
             words, self._waiting = self._waiting, []
+            anew, self._anew = self._anew, False
             async with self._using, connection.transaction():
+                if anew:
+                    await connection.execute(_CLEAR, self.node)
                 await self._note_presence(connection, [w for w in words if isinstance(w, Here)])
                 await connection.executemany(
                     "SELECT pg_notify($1, $2)",
-                    [(CHANNEL, payload) for payload in _payloads(self.node, merged(words))],
+                    [
+                        *((CHANNEL, payload) for payload in _payloads(self.node, merged(words))),
+                        *([(CHANNEL, last)] if anew else []),
+                    ],
                 )
 
     async def _note_presence(self, connection: Connection, words: Sequence[Here]) -> None:

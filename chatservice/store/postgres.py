@@ -125,6 +125,8 @@ class PostgresStore:
             raise self._unusable()
         if self._pool is not None:
             return
+        # Its pool complains, with tracebacks, of what is reported here anyway.
+        logging.getLogger("asyncpg").setLevel(logging.ERROR)
         pool: Pool | None = None
         try:
             await migrate_at(self._dsn, migrations=self._migrations)

