@@ -24,9 +24,10 @@ class Progress:
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
-        self._live: AbstractContextManager[None] | None = None
-        self._step = ""
+        self._live: AbstractContextManager[Callable[[str], None]] | None = None
+        self._change: Callable[[str], None] = lambda text: None
         self._undoing = False
+        self._checked = 0
         self._lock = threading.RLock()
 
     def __call__(self, event: Event) -> None:
@@ -34,10 +35,9 @@ class Progress:
         with self._lock:
             match event.kind:
                 case Kind.STARTED:
-                    self._begin(event.step, event.step)
+                    self._begin(event.step)
                 case Kind.UNDOING:
-                    self._first_undo()
-                    self._begin(event.step, f"{event.step:<{STEP_WIDTH}} putting back")
+                    self._begin(f"{event.step:<{STEP_WIDTH}} putting back")
                 case Kind.NOTE:
                     self._terminal.line(f"    {self._terminal.paint('dim', event.text)}")
                 case Kind.SKIPPED:
@@ -45,31 +45,36 @@ class Progress:
                         self._line("skipped", event)
                 case Kind.DONE:
                     self._line("done", event)
-                case Kind.FAILED | Kind.STUCK:
+                case Kind.FAILED:
                     self._line("failed", event)
+                case Kind.STUCK:
+                    self._first_undo()
+                    self._line("failed", event)
+                case Kind.UNDONE if event.text:
+                    self._first_undo()
+                    self._line("undone", event)
                 case Kind.UNDONE:
-                    self._line("undone", event) if event.text else self._end()
+                    self._end()
 
     def check(self, result: CheckResult) -> None:
         """Show which smoke check has just ended."""
         with self._lock:
-            if self._live is not None:
-                self._begin("smoke", f"{'smoke':<{STEP_WIDTH}} {result.title}")
+            self._checked += 1
+            self._change(f"{'smoke':<{STEP_WIDTH}} {self._checked} checks, {result.title}")
 
     @contextmanager
     def watching(self, step: str) -> Iterator[OnCheck]:
         """Show the smoke checks of a run that is no step of an act."""
-        self._begin(step, step)
+        self._begin(step)
         try:
             yield self.check
         finally:
             self._end()
 
-    def _begin(self, step: str, text: str) -> None:
+    def _begin(self, text: str) -> None:
         self._end()
-        self._step = step
         self._live = self._terminal.live(text)
-        self._live.__enter__()
+        self._change = self._live.__enter__()
 
     def _end(self) -> None:
         if self._live is not None:

@@ -12,7 +12,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TextIO
 
 STYLES: Final = {
@@ -70,26 +70,34 @@ class Terminal:
                 self._write(self._live)
 
     @contextlib.contextmanager
-    def live(self, text: str) -> Iterator[None]:
-        """Show a text with a running clock meanwhile; nothing is left of it. Terminals only."""
+    def live(self, text: str) -> Iterator[Callable[[str], None]]:
+        """Show a text with a running clock meanwhile; nothing is left of it. Terminals only.
+
+        What it gives changes the text; the clock runs on.
+        """
+        shown = [text]
+
+        def change(text: str) -> None:
+            shown[0] = text
+
         if not self.tty:
-            yield
+            yield change
             return
         ended = threading.Event()
-        thread = threading.Thread(target=self._run, args=(text, ended), daemon=True)
+        thread = threading.Thread(target=self._run, args=(shown, ended), daemon=True)
         thread.start()
         try:
-            yield
+            yield change
         finally:
             ended.set()
             thread.join()
 
-    def _run(self, text: str, ended: threading.Event) -> None:
+    def _run(self, text: Sequence[str], ended: threading.Event) -> None:
         started = time.monotonic()
         turn = 0
         while not ended.wait(_PERIOD):
             spinner = _SPINNER[turn % len(_SPINNER)] if self.unicode else "|/-\\"[turn % 4]
-            shown = f"  {spinner} {text}  {time.monotonic() - started:.1f} s"
+            shown = f"  {spinner} {text[0]}  {time.monotonic() - started:.1f} s"
             with self._lock:
                 self._clear()
                 self._live = self.paint("dim", shown[: self.width - 1])
