@@ -178,6 +178,9 @@ def _apply(connection: sqlite3.Connection, step: Migration, path: Path) -> None:
                 (step.version, step.readable_from, step.name, time.time_ns() // 1_000_000),
             )
         connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        explained = store_error(error, path)
+        raise StoreError(explained.kind, f"migration {step.name}: {explained}") from error
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -191,8 +194,8 @@ def _version(connection: sqlite3.Connection, path: Path) -> int:
 def _statements(sql: str) -> Iterator[str]:
     """Split a script; `executescript` would commit the transaction that it runs in."""
     statement = ""
-    for line in sql.splitlines(keepends=True):
-        statement += line
+    for part in re.split("(?<=;)", sql):
+        statement += part
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""

@@ -100,6 +100,7 @@ class SqliteStore:
             await self._reader.submit(partial(reading.prove_whole, path=self._path))
             self._database.suspect = False
         await self._writer.submit(writing.beat)
+        await self._reader.submit(lambda _: self._database.require_space())
         await self._reader.submit(partial(reading.prove_readable, path=self._path))
 
     async def open(self, workspace: str) -> WorkspaceState:

@@ -26,12 +26,18 @@ from chatservice.store.sqlite_file import (
     checkpoint,
     connect_to_write,
     file_id,
+    free_bytes,
 )
 
 _log = logging.getLogger(__name__)
 
 _REOPEN = frozenset({StoreErrorKind.CORRUPT, StoreErrorKind.IO})
 """After these a connection may hold on to what is wrong: damaged pages, a broken descriptor."""
+
+
+_SOME_SPACE = 256 * 1024
+"""Bytes to be free after the disk was full. A heartbeat finds room where a batch does not: were
+it enough, the store would seem to recover after each failure, only to fail again."""
 
 
 @dataclass
@@ -84,6 +90,8 @@ class Database:
         self.path = path
         self.suspect = False
         """Damage was met, and the file has not been checked whole since."""
+        self.short_of_space = False
+        """The disk was full, and has not been seen to have some space since."""
         self._keep = keep
         self._busy_timeout = busy_timeout
         self._migrations = migrations
@@ -133,7 +141,21 @@ class Database:
                     self._file.generation += 1
         if explained.kind is StoreErrorKind.CORRUPT:
             self.suspect = True
+        if explained.kind is StoreErrorKind.FULL:
+            self.short_of_space = True
         return explained
+
+    def require_space(self) -> None:
+        """After the disk was full, make sure that there is room for more than a heartbeat.
+
+        Raises:
+            StoreError: `FULL`.
+        """
+        if self.short_of_space:
+            if free_bytes(self.path) < _SOME_SPACE:
+                why = f"less than {_SOME_SPACE // 1024} KiB are free"
+                raise explain(StoreErrorKind.FULL, why, self.path)
+            self.short_of_space = False
 
     def require_in_place(self, session: Session) -> None:
         """Make sure that what was just committed went into the file of that name.

@@ -6,11 +6,11 @@ The result codes and their meaning: https://www.sqlite.org/rescode.html
 from __future__ import annotations
 
 import errno
-import os
 import sqlite3
 from pathlib import Path
 
 from chatservice.store import StoreError, StoreErrorKind
+from chatservice.store.sqlite_file import free_bytes
 
 _KINDS = {
     sqlite3.SQLITE_FULL: StoreErrorKind.FULL,
@@ -86,6 +86,6 @@ def _detail(error: BaseException) -> str:
 
 def _no_space(path: Path) -> bool:
     try:
-        return os.statvfs(path.parent).f_bavail == 0
+        return free_bytes(path) == 0
     except OSError:
         return False

@@ -61,6 +61,12 @@ def size_of(path: Path) -> int:
         return 0
 
 
+def free_bytes(path: Path) -> int:
+    """Give the bytes that are free for files in the directory of `path`."""
+    disk = os.statvfs(path.parent)
+    return disk.f_bavail * disk.f_frsize
+
+
 def create_file(path: Path) -> None:
     """Create an empty database that only its owner may read, unless there is one.
 

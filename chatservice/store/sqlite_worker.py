@@ -44,6 +44,7 @@ class _Worker(threading.Thread):
     """Runs work in the order submitted, as much as there is in one transaction."""
 
     BEGIN: str
+    END: str
     GROUP: int
     MUST_EXIST: bool
 
@@ -112,7 +113,7 @@ class _Worker(threading.Thread):
         try:
             connection.execute(self.BEGIN)
             outcomes = [self._do(job, session) for job in jobs]
-            connection.execute("COMMIT")
+            connection.execute(self.END)
             self._after_commit(session)
         except Exception as error:
             self._roll_back(connection)
@@ -155,6 +156,7 @@ class Writer(_Worker):
     """The only thread that writes."""
 
     BEGIN = "BEGIN IMMEDIATE"
+    END = "COMMIT"
     GROUP = 10_000
     MUST_EXIST = True
 
@@ -176,6 +178,7 @@ class Reader(_Worker):
     """Reads a consistent state in each transaction. Stays of use while the disk is full."""
 
     BEGIN = "BEGIN"
+    END = "ROLLBACK"  # after damage was met, a COMMIT fails
     GROUP = 256  # an answer must not wait for too many others
     MUST_EXIST = False
 

@@ -5,13 +5,13 @@ Another implementation joins by adding an entry to `STORAGES`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from chatservice.store import Append, Store
+from chatservice.store import Append, Store, StoreError
 from chatservice.store.sqlite import SqliteStore
 
 
@@ -76,6 +76,13 @@ async def sqlite_store(database: Path) -> AsyncIterator[SqliteFactory]:
     yield make
     for store in made:
         await store.close()
+
+
+async def failure_of(call: Awaitable[object]) -> StoreError:
+    """Await a call of the store that fails."""
+    with pytest.raises(StoreError) as caught:
+        await call
+    return caught.value
 
 
 class Messages:
