@@ -80,12 +80,22 @@ def test_the_client_and_the_contract_agree_on_every_close_code() -> None:
 def test_a_fresh_session_asks_for_nothing_and_continues_from_the_newest() -> None:
     session = Session()
     assert session.resume == {}
+    assert (session.seq, session.read, session.unread, session.online) == (0, 0, 0, {})
+    assert not session.caught_up
+    assert not session.awaits_newest
     session.receive(welcome(7))
     assert not session.caught_up
+    assert session.awaits_newest
     session.receive(History([message(6), message(7)], True))
     assert session.caught_up
     assert (session.seq, session.resume) == (7, {"after": "7", "epoch": "e1"})
     assert session.receive(message(8))
+
+
+def test_a_message_that_the_first_history_had_does_not_come_again() -> None:
+    session = started(7, message(7), message(8))
+    assert not session.receive(message(8))
+    assert session.receive(message(9))
 
 
 def test_a_resumed_session_is_caught_up_at_the_number_of_the_welcome() -> None:
@@ -136,6 +146,15 @@ def test_a_pong_from_before_a_reconnect_does_not_count() -> None:
     for n in (4, 5):
         session.receive(message(n))
     assert session.receive(Pong(6))
+
+
+def test_a_pong_from_before_a_reset_does_not_count() -> None:
+    session = started(3)
+    session.receive(Pong(9))
+    session.receive(welcome(2, epoch="e2"))
+    session.receive(History([], False))
+    assert session.receive(Pong(2))
+    assert session.gaps == 0
 
 
 def test_a_fresh_welcome_starts_again_whatever_was_seen() -> None:
@@ -341,6 +360,18 @@ def test_the_window_never_grows_past_the_widest() -> None:
     assert box._window == 2
 
 
+def test_a_new_connection_begins_with_the_first_window() -> None:
+    box = Outbox()
+    for n in range(1000):
+        box.add(Send(str(n), "x"))
+    for n in range(100):
+        taken(box)
+        box.acknowledged(str(n))
+    assert len(taken(box)) == 2  # one for the ack, and one that it widened the window by
+    box.disconnected()
+    assert len(taken(box)) == FIRST_WINDOW
+
+
 def test_a_refusal_closes_the_window_to_one_and_sends_again() -> None:
     box = outbox("a", "b", "c", "d", window=3)
     assert taken(box) == ["a", "b", "c"]
@@ -382,8 +413,9 @@ def test_nothing_is_lost_repeated_or_overtaken(steps: list[str]) -> None:
     box, pending, under_way, count = Outbox(window=3, widest=5), list[str](), list[str](), 0
     for step in steps:
         if step == "add":
-            pending.append(str(count))
-            box.add(Send(str(count), "x"))
+            id = str(1000 - count)  # so that the order of the ids is not that of the sends
+            pending.append(id)
+            box.add(Send(id, "x"))
             count += 1
         elif step == "take":
             waiting = [id for id in pending if id not in under_way]
