@@ -53,7 +53,7 @@ def asked(checkout: Path, *targets: str) -> str:
 
 def test_where_all_is_installed_dev_only_deploys_and_test_only_tests(checkout: Path) -> None:
     assert asked(checkout, "dev") == f"{DEPLOY}\n"
-    assert asked(checkout, "test") == "tests/run\n"
+    assert asked(checkout, "test") == "tests/install\ntests/run\n"
 
 
 def test_a_fresh_checkout_gets_everything_in_order(checkout: Path) -> None:
