@@ -131,12 +131,17 @@ class Admission:
 
     def _refused(self, connection: Connection, route: Route | None, status: int) -> None:
         """Count and log what did not become a member."""
-        if status < 400 or route is None:
+        if status < 400:
+            return
+        if route is None:
+            if status == 400:  # of a path that may have been meant for anything
+                self._metrics.handshakes["bad_request"].inc()
+            self._metrics.requests["invalid", _result(status)].inc()
             return
         if route.place is Place.CONNECT:
             result = _handshake_result(status)
             if connection.gone:  # while it was to be answered
-                result = "timeout" if connection.reason == "timeout" else "abandoned"
+                result = unfinished(connection.reason)
                 status = 400
             self._metrics.handshakes[result].inc()
             self._metrics.requests["connect", _result(status)].inc()
@@ -340,6 +345,11 @@ class Admission:
 
 
 _API_OPERATIONS: Final = {Place.MESSAGES: "history", Place.MEMBERS: "members"}
+
+
+def unfinished(reason: str) -> str:
+    """Say how an attempt to connect is counted whose connection ended first, by its reason."""
+    return {"timeout": "timeout", "protocol_error": "bad_request"}.get(reason, "abandoned")
 
 
 def _handshake_result(status: int) -> str:

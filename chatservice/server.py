@@ -16,7 +16,7 @@ from websockets.http11 import Request
 
 from chatservice import protocol
 from chatservice.actions import Store as StoreAction
-from chatservice.admission import Admission, Build
+from chatservice.admission import Admission, Build, unfinished
 from chatservice.auth import Authenticator, AuthError
 from chatservice.cluster import Bus
 from chatservice.config import Settings
@@ -39,10 +39,6 @@ SETTLE_SECONDS: Final = 1.0
 """How long members may still come in who had connected when no more were accepted."""
 FLUSH_SECONDS: Final = 5.0
 """How long a stop waits for commits under way: more than a busy timeout, less than patience."""
-
-
-_UNFINISHED: Final = {"timeout": "timeout", "protocol_error": "bad_request"}
-"""How a connection that ended before it asked for anything is counted, by its reason."""
 
 
 class ChatServer:
@@ -250,7 +246,7 @@ class ChatServer:
         """Forget a connection that will send and receive no more."""
         self._half_open.pop(connection, None)
         if not connection.asked:
-            self.metrics.handshakes[_UNFINISHED.get(reason, "abandoned")].inc()
+            self.metrics.handshakes[unfinished(reason)].inc()
         live = self._members.pop(connection, None)
         if live is None:
             return
