@@ -6,7 +6,7 @@ import asyncio
 import http
 from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -101,8 +101,15 @@ class Wire:
 Script = Callable[[Wire], Awaitable[None]]
 
 
-def refuse(status: int, body: str = "no", **headers: str) -> Callable[[Request], Response]:
-    """Give the step of a script that refuses the upgrade."""
+class Refusal:
+    """The step of a script that refuses the upgrade."""
+
+    def __init__(self, answer: Callable[[Request], Response]) -> None:
+        self.answer = answer
+
+
+def refuse(status: int, body: str = "no", **headers: str) -> Refusal:
+    """Give the step that refuses with this answer."""
 
     def answer(request: Request) -> Response:
         encoded = body.encode()
@@ -110,7 +117,7 @@ def refuse(status: int, body: str = "no", **headers: str) -> Callable[[Request],
         fields["Content-Length"] = str(len(encoded))
         return Response(status, http.HTTPStatus(status).phrase, fields, encoded)
 
-    return answer
+    return Refusal(answer)
 
 
 class ScriptedServer:
@@ -119,7 +126,7 @@ class ScriptedServer:
     The last step is repeated. What a script raises is raised at the end of the test.
     """
 
-    def __init__(self, *steps: Script | Callable[[Request], Response]) -> None:
+    def __init__(self, *steps: Script | Refusal) -> None:
         self.steps = list(steps)
         self.requests: list[Request] = []
         self.failures: list[BaseException] = []
@@ -160,16 +167,14 @@ class ScriptedServer:
         """The query of each request."""
         return [dict(parse_qsl(urlsplit(request.path).query)) for request in self.requests]
 
-    def _step(self, number: int) -> Any:
+    def _step(self, number: int) -> Script | Refusal:
         return self.steps[min(number, len(self.steps) - 1)]
 
     def _request(self, socket: ServerConnection, request: Request) -> Response | None:
         step = self._step(len(self.requests))
         self.requests.append(request)
-        if getattr(step, "__name__", "") == "answer":
-            refusal = step(request)
-            assert isinstance(refusal, Response)
-            return refusal
+        if isinstance(step, Refusal):
+            return step.answer(request)
         socket.script = step  # type: ignore[attr-defined]
         return None
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 
 from chatservice.client import (
     Backoff,
@@ -43,7 +44,14 @@ from chatservice.protocol import (
     Typing,
     Welcome,
 )
-from tests.chatservice.client.scripted import DEADLINE, ScriptedServer, Wire, message, refuse
+from tests.chatservice.client.scripted import (
+    DEADLINE,
+    Refusal,
+    ScriptedServer,
+    Wire,
+    message,
+    refuse,
+)
 
 QUICK = Backoff(base=0.005, cap=0.05)
 
@@ -405,6 +413,30 @@ async def test_it_comes_back_when_the_server_said_and_not_before() -> None:
         assert time.monotonic() - began >= 0.38
 
 
+async def test_the_time_to_come_back_counts_for_one_attempt_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """When that one fails, the backoff has its say again, and nobody is hammered."""
+    monkeypatch.setattr("chatservice.client.membership.random.random", lambda: 1.0)
+    refused_at: list[float] = []
+
+    async def first(wire: Wire) -> None:
+        await wire.welcome()
+        await wire.say(Reconnect(1))
+        await wire.close(1012)
+
+    def full(request: Request) -> Response:
+        refused_at.append(time.monotonic())
+        return refuse(503).answer(request)
+
+    async with (
+        ScriptedServer(first, Refusal(full), Refusal(full), stay) as server,
+        client(server, backoff=Backoff(base=0.2, cap=0.2)) as member,
+    ):
+        await until(lambda: member.connections == 2)
+    assert refused_at[1] - refused_at[0] >= 0.19
+
+
 async def test_what_came_with_the_close_is_not_lost() -> None:
     """Acks, messages and `reconnect` right before a close frame are all taken in."""
 
@@ -526,14 +558,19 @@ async def test_nothing_goes_again_before_what_was_missed_has_come() -> None:
     async def second(wire: Wire) -> None:
         await wire.welcome(2, resumed=True)
         await wire.say(message(1))
+        catching_up.set()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.1):
                 await wire.hear(Send)
         await wire.say(message(2, "ada", "a"))
-        await wire.idle()
+        await wire.serve_sends(2)
 
+    catching_up = asyncio.Event()
     async with ScriptedServer(first, second) as server, client(server) as member:
-        assert await member.send("x", "a") == Ack("a", 2, 2000)
+        sending = asyncio.create_task(member.send("x", "a"))
+        await catching_up.wait()
+        assert await member.send("x", "b") == Ack("b", 3, 3000)
+        assert await sending == Ack("a", 2, 2000)
 
 
 async def test_after_a_reset_the_newest_history_answers_sends_too() -> None:
