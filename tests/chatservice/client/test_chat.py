@@ -67,6 +67,10 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.002)
 
 
+def _client_tasks() -> list[asyncio.Task[Any]]:
+    return [task for task in asyncio.all_tasks() if "chat client" in task.get_name()]
+
+
 async def messages(member: ChatClient, upto: int) -> list[int]:
     """Give the numbers of the messages from `events`, up to one number."""
     seen: list[int] = []
@@ -95,6 +99,7 @@ async def test_the_token_travels_in_the_header_by_default() -> None:
         assert request.headers["Sec-WebSocket-Protocol"] == "chat.v1"
         assert request.headers["X-Device"] == "d1"
         assert "Origin" not in request.headers
+        assert "Sec-WebSocket-Extensions" not in request.headers  # 64 KiB a connection
 
 
 async def test_the_token_travels_as_a_subprotocol_like_a_browsers() -> None:
@@ -196,6 +201,7 @@ async def test_no_connection_in_time_says_what_went_wrong() -> None:
     )
     with pytest.raises(NotConnected, match="Connect call failed"):
         await unreachable.connect()
+    assert not _client_tasks()
 
 
 async def test_a_server_that_never_welcomes_is_given_up() -> None:
@@ -673,25 +679,39 @@ async def test_a_refusal_for_now_is_sent_again_with_its_id(code: ErrorCode) -> N
         assert (await member.send("x", "a")).seq == 1
 
 
-async def test_after_a_refusal_for_now_sends_go_one_by_one() -> None:
+async def test_after_a_refusal_for_now_sends_start_again_slowly(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a pause one goes alone, and with each acknowledgement one more may be under way."""
+    monkeypatch.setattr("chatservice.client.membership.random.random", lambda: 1.0)
+
+    async def silence(wire: Wire) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await wire.hear(Send)
+
     async def script(wire: Wire) -> None:
         await wire.welcome()
-        sends = [await wire.hear(Send) for _ in range(3)]
+        sends = [await wire.hear(Send) for _ in range(5)]
         for send in sends:
             await wire.say(Error(ErrorCode.RATE_LIMITED, "slower", send.id))
-        for seq, expected in enumerate(sends, 1):
-            send = await wire.hear(Send)
-            assert send.id == expected.id
-            if seq == 1:
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.1):
-                        await wire.hear(Send)
-            await wire.publish(send, seq)
+        refused_at = time.monotonic()
+        assert await wire.hear_sends(1) == ["a"]
+        assert time.monotonic() - refused_at >= 0.18
+        await silence(wire)
+        await wire.publish(sends[0], 1)
+        assert await wire.hear_sends(2) == ["b", "c"]
+        await silence(wire)
+        await wire.publish(sends[1], 2)
+        assert await wire.hear_sends(2) == ["d", "e"]
+        for seq in (3, 4, 5):
+            await wire.publish(sends[seq - 1], seq)
         await wire.idle()
 
-    async with ScriptedServer(script) as server, client(server) as member:
-        acks = await asyncio.gather(*(member.send("x", id) for id in "abc"))
-        assert [ack.seq for ack in acks] == [1, 2, 3]
+    slow = Backoff(base=0.2, cap=0.2)
+    async with ScriptedServer(script) as server, client(server, backoff=slow) as member:
+        acks = await asyncio.gather(*(member.send("x", id) for id in "abcde"))
+        assert [ack.seq for ack in acks] == [1, 2, 3, 4, 5]
 
 
 async def test_a_send_that_is_too_late_is_raised_and_not_sent_again() -> None:
@@ -767,7 +787,10 @@ async def test_the_outbox_is_bounded_and_the_rest_waits() -> None:
         await wire.serve_sends(3)
 
     async with ScriptedServer(script) as server, client(server, outbox=2) as member:
-        acks = await asyncio.gather(*(member.send("x", str(n)) for n in range(5)))
+        sending = [asyncio.create_task(member.send("x", str(n))) for n in range(5)]
+        await asyncio.sleep(0)
+        assert len(member._membership._outbox) == 2
+        acks = await asyncio.gather(*sending)
         assert [ack.seq for ack in acks] == [1, 2, 3, 4, 5]
 
 
@@ -884,22 +907,39 @@ async def test_a_renewed_token_is_used_from_then_on() -> None:
         assert sent == ["Bearer t1", "Bearer t2"]
 
 
+async def test_a_renewed_token_does_not_displace_a_source_of_tokens() -> None:
+    async def first(wire: Wire) -> None:
+        await wire.welcome()
+        await wire.hear(Authenticate)
+        await wire.say(Authenticated(77))
+        await renewed.wait()
+        wire.cut()
+
+    renewed = asyncio.Event()
+    source = iter(["t1", "t2"])
+    async with (
+        ScriptedServer(first, stay) as server,
+        client(server, token=lambda: next(source)) as member,
+    ):
+        await member.renew("once")
+        renewed.set()
+        await until(lambda: member.connections == 2)
+        assert server.requests[1].headers["Authorization"] == "Bearer t2"
+
+
 async def test_the_clients_own_ping_does_not_answer_anybody_elses() -> None:
     async def script(wire: Wire) -> None:
-        await wire.welcome(heartbeat=0.05)
+        await wire.welcome(heartbeat=1.0)
         await wire.hear(Ping)  # the heartbeat's
         own_ping_sent.set()
         await wire.hear(Ping)
-        await wire.say(Pong(0), Pong(0))
-        await asked.wait()
+        await wire.say(Pong(0), message(1), Pong(1))
         await wire.idle()
 
-    own_ping_sent, asked = asyncio.Event(), asyncio.Event()
-    async with ScriptedServer(script, stay) as server, client(server) as member:
+    own_ping_sent = asyncio.Event()
+    async with ScriptedServer(script) as server, client(server) as member:
         await own_ping_sent.wait()
-        assert await member.ping() == 0
-        assert not member._membership.answers._pongs
-        asked.set()
+        assert await member.ping() == 1
 
 
 async def test_a_cursor_moved_without_a_connection_is_said_at_the_next() -> None:
@@ -1064,8 +1104,7 @@ async def test_a_cancelled_connect_leaves_nothing_behind() -> None:
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await connecting
-        others = [task for task in asyncio.all_tasks() if "chat client" in task.get_name()]
-        assert others == []
+        assert not _client_tasks()
 
 
 async def test_a_client_leaves_no_task_and_no_waiter_behind() -> None:
@@ -1078,8 +1117,7 @@ async def test_a_client_leaves_no_task_and_no_waiter_behind() -> None:
             await asyncio.gather(*(member.send("x") for _ in range(50)))
             assert _acks(member) == {}
             assert len(member._membership._outbox) == 0
-        others = [task for task in asyncio.all_tasks() if "chat client" in task.get_name()]
-        assert others == []
+        assert not _client_tasks()
 
 
 @pytest.mark.parametrize("token_in", ["header", "subprotocol", "query"])
