@@ -580,7 +580,7 @@ def a_cursor_stands_where_nobody_put_it(case: Case) -> None:
 
 @finds(Fault.CURSOR)
 def somebody_who_was_here_is_no_member(case: Case) -> None:
-    record = case.pick(case.raw())
+    record, _, _ = case.pick(case.places(Welcome))
     for index, each in enumerate(case.stored):
         if each.workspace == record.workspace:
             cursors = {user: seq for user, seq in each.cursors.items() if user != record.user}
