@@ -41,7 +41,7 @@ async def client(stage: Stage) -> Found:
     except TimeoutError as error:
         if not str(error):  # the time for all checks is over
             raise
-        raise CheckFailed(f"the client expected an answer, but got {error}") from None
+        raise CheckFailed(f"the client waited in vain: {error}") from None
     return Found(f"{SENT} messages, a page of history, a ping, a renewal")
 
 
@@ -86,4 +86,4 @@ def _client(stage: Stage, user: str) -> ChatClient:
     )
 
 
-CLIENT: Final = Group("client", Stage, (client,), needs=("connect",))
+CLIENT: Final = Group("client", Stage, (client,), needs=("delivery",))

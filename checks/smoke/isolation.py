@@ -129,5 +129,5 @@ async def isolation_kept(stage: TwoWorkspaces) -> Found:
 
 
 ISOLATION: Final = Group(
-    "isolation", TwoWorkspaces, (isolation, isolation_kept), needs=("connect",)
+    "isolation", TwoWorkspaces, (isolation, isolation_kept), needs=("delivery",)
 )

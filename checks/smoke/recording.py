@@ -203,7 +203,7 @@ class Record:
     async def got(self, count: int, *, within: float | None = None) -> list[Message]:
         """Wait until that many messages have arrived, and give all that have."""
         await self.until(
-            f"{count} messages",
+            f"{count} message{'s' * (count != 1)}",
             lambda: True if len(self.messages) >= count else None,
             within=within,
         )
@@ -219,7 +219,7 @@ class Record:
             return None if missing else True
 
         limit = self._patience if within is None else within
-        what = f"{len(sent)} messages"
+        what = f"{len(sent)} message{'s' * (len(sent) != 1)}"
         if await self.watch(what, holds, within=limit) is None:
             whose = listed(sorted({one.user for one in missing}), limit=SHOWN_FRAMES)
             raise CheckFailed(

@@ -149,8 +149,6 @@ class Report:
             lines.append(result_line(result, width=width, colour=colour))
             if result.verdict == "failed":
                 lines += [f"    {line}" for line in f"{result.name}: {result.detail}".splitlines()]
-            elif result.verdict == "skipped":
-                lines.append(f"    skipped: {result.detail}")
             elif result.measured:
                 lines.append(f"    {result.detail}")
         lines += [f"! {warning}" for warning in self.warnings]
@@ -163,10 +161,11 @@ class Report:
 
 
 def result_line(result: CheckResult, *, width: int = 0, colour: bool = False) -> str:
-    """Write one result as a line: a mark, the title padded to `width`, and the time."""
+    """Write one result as a line: a mark, the title padded to `width`, and the time or why not."""
     mark = _paint(_MARKS[result.verdict], _COLOURS[result.verdict], colour)
-    time = "" if result.verdict == "skipped" else duration(result.seconds)
-    return f"{mark} {result.title:<{width}}  {time:>7}".rstrip()
+    if result.verdict == "skipped":
+        return f"{mark} {result.title:<{width}}  skipped: {result.detail}"
+    return f"{mark} {result.title:<{width}}  {duration(result.seconds):>7}"
 
 
 def duration(seconds: float) -> str:

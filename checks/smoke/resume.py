@@ -132,4 +132,4 @@ async def ahead(stage: Comeback) -> Found:
     return Found("resumed false, and the newest messages")
 
 
-RESUME: Final = Group("resume", Comeback, (resume, other_epoch, ahead), needs=("connect",))
+RESUME: Final = Group("resume", Comeback, (resume, other_epoch, ahead), needs=("delivery",))

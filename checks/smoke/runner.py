@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
@@ -43,6 +43,8 @@ CLEANUP_DEADLINE: Final = 10.0
 CLEANUP_RETRY: Final = 0.1
 """Seconds between two tries: the service may not have noticed yet that everybody left."""
 MIN_USERS: Final = 2
+PREPARING: Final = "the service's log: its users could not even connect and say a few words"
+"""Where the cause is when what comes before a check fails."""
 
 
 async def run_smoke(
@@ -142,7 +144,7 @@ class _Outcome:
             stage: Stage = await stack.enter_async_context(group.stage(self._run, group.name))
             first, *others = group.checks
             begun = time.perf_counter()
-            verdict, found = await self._verdict(first, stage.prepare())
+            verdict, found = await self._verdict(stage.prepare(), look_at=PREPARING)
             if verdict != "passed":
                 self._settle(first, verdict, time.perf_counter() - begun, found)
                 for check in others:
@@ -162,7 +164,7 @@ class _Outcome:
             self._settle(check, "skipped", 0.0, Found(reason))
             return
         begun = time.perf_counter()
-        verdict, found = await self._verdict(check, check.run(stage))
+        verdict, found = await self._verdict(check.run(stage), look_at=check.look_at)
         self._settle(check, verdict, time.perf_counter() - begun, found)
 
     async def _unmet(self, needs: Sequence[str]) -> str:
@@ -175,7 +177,7 @@ class _Outcome:
                 return result.detail  # the cause, not the chain that led here
         return ""
 
-    async def _verdict(self, check: Check[Any], work: Any) -> tuple[Verdict, Found]:
+    async def _verdict(self, work: Awaitable[Any], *, look_at: str) -> tuple[Verdict, Found]:
         """Await what a check does, and make a verdict of how it ends."""
         try:
             async with asyncio.timeout_at(self._ends) as limit:
@@ -183,12 +185,11 @@ class _Outcome:
         except CheckSkipped as reason:
             return "skipped", Found(str(reason))
         except CheckFailed as failure:
-            return "failed", Found(f"{failure}; look at {check.look_at}")
+            return "failed", Found(f"{failure}; look at {look_at}")
         except Exception as error:
             if not limit.expired():
                 return "failed", Found(
-                    f"the check itself broke: {type(error).__name__}: {error}; "
-                    f"look at {check.look_at}"
+                    f"the check itself broke: {type(error).__name__}: {error}; look at {look_at}"
                 )
             waiting = "; ".join(
                 device.waiting_for for device in self._run.devices if device.waiting_for
@@ -196,7 +197,7 @@ class _Outcome:
             return "failed", Found(
                 f"not done when the time for all checks, {self._limit}, was over"
                 + (f"; waiting: {waiting}" if waiting else "")
-                + f"; look at {check.look_at}"
+                + f"; look at {look_at}"
             )
         return "passed", found or Found("")
 

@@ -136,5 +136,5 @@ async def unread_offline(stage: Unread) -> Found:
 
 
 UNREAD: Final = Group(
-    "unread", Unread, (unread, unread_devices, unread_own, unread_offline), needs=("connect",)
+    "unread", Unread, (unread, unread_devices, unread_own, unread_offline), needs=("delivery",)
 )

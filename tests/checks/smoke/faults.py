@@ -77,14 +77,10 @@ FAULTS: Final[dict[str, Fault]] = {
         "connect", "token_carriers", "renewal", "renewal_refused", by=_room.frames_binary
     ),
     "type-last": _of("connect", "token_carriers", "renewal", "renewal_refused", by=_room.type_last),
-    "commit-hangs": _of(
-        "delivery", "unread", "resume", "isolation", "client", by=_record.commit_hangs
-    ),
+    "commit-hangs": _of("delivery", by=_record.commit_hangs),
     "welcome-without-others": _of("online", by=_room.welcome_without_others),
     "arrivals-unannounced": _of("online", "offline", by=_room.arrivals_unannounced),
-    "message-lost": _of(
-        "delivery", "resume", "unread", "isolation", "client", by=_room.message_lost
-    ),
+    "message-lost": _of("delivery", by=_room.message_lost),
     "message-garbled": _of("delivery", by=_room.message_garbled),
     "message-late": _of("delivery", by=_room.message_late, bound=0.25),
     "order-differs": _of("order", by=_room.order_differs),

@@ -117,8 +117,9 @@ async def test_a_service_that_hangs_half_way_fails_and_ends(
     assert results["connect"].verdict == "passed"
     assert results["delivery"].verdict == "failed"
     assert "did not arrive; it got nothing at all" in results["delivery"].detail
-    assert results["unread"].verdict == "failed"
-    assert results["unread_devices"].verdict == "skipped"
+    assert results["offline"].verdict == "failed"
+    assert results["unread"].verdict == "skipped"
+    assert results["unread"].detail == "it needs `delivery`, which failed"
     assert not report.ok
 
 
