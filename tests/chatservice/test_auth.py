@@ -328,7 +328,8 @@ def test_claims_cannot_be_exchanged(authenticator: Factory) -> None:
         "W10.e30.AAAA",
         f"{base64.urlsafe_b64encode(b'[' * 9000).decode()}.{segment({})}.AAAA",
         f"{segment({'alg': 'HS256', 'kid': 7})}.{segment({})}.AAAA",
-        "eyJ" + "x" * MAX_TOKEN,
+        f"{segment({'alg': 'HS256'})}.\ud800.x",
+        f"{segment({'alg': 'HS256'})}.{'A' * MAX_TOKEN}.AAAA",
     ],
 )
 def test_what_is_no_jwt_is_refused(authenticator: Factory, garbage: str) -> None:
