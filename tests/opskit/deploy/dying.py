@@ -1,8 +1,9 @@
-"""opskit, killed: `python dying.py ENVIRONMENTS LAYERS ACTION N [RELEASE]`.
+"""opskit, killed: `python dying.py ENVIRONMENTS LAYERS ACTION N|NAME [RELEASE]`.
 
 Does what opskit does, but ends with SIGKILL just before its Nth command that changes anything
-(not counting renewals of the lease, and notes of the step that follows one), so that nothing of
-Python's cleaning up runs. Ends with status 0 when it came to its end before that.
+(not counting renewals of the lease, and notes of the step that follows one), or before the first
+command of that name, so that nothing of Python's cleaning up runs. Ends with status 0 when it
+came to its end before that.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from tests.opskit.site import TIMING, quick_smoke
 class Dying(Executor):
     """Runs commands on this machine, until it dies."""
 
-    def __init__(self, executor: Executor, last: int) -> None:
+    def __init__(self, executor: Executor, last: str) -> None:
         self._executor = executor
-        self._left = last
+        self._name = last
+        self._left = int(last) if last.isdigit() else -1
         self._noted = False
         self.host = executor.host
 
@@ -37,9 +39,9 @@ class Dying(Executor):
         self._noted |= note
         if command.changes and command.name != "renew-lock" and not again:
             self._left -= 1
-            if self._left == 0:
-                print(f"killed before: {command.description}", flush=True)
-                os.kill(os.getpid(), signal.SIGKILL)
+        if (self._left == 0 and command.changes) or command.name == self._name:
+            print(f"killed before: {command.description}", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
         return self._executor.run(command)
 
     def stream(self, command: Command) -> Generator[str]:
@@ -52,7 +54,7 @@ def observe(event: Event) -> None:
 
 def main(environments: str, layers: str, action: str, last: str, *release: str) -> None:
     target = connect(load_environments(Path(environments)).get("dev"))
-    target = target.through(Dying(target.executor, int(last)))
+    target = target.through(Dying(target.executor, last))
     if action == "deploy":
         operation = operations.deploy(target, observe=observe, layers=Path(layers), timing=TIMING)
     elif action == "rollback":

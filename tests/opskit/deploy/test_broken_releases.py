@@ -18,7 +18,7 @@ from tests.opskit.site import TIMING, Site, watched
 
 IN_SERVE = "    import uvloop\n"
 AFTER_TAKE_OVER = "        gc.freeze()\n"
-SHORT = Timing(start=3.0, end=2.0, lease=2.0)
+SHORT = Timing(start=3.0, end=2.0)
 
 
 def assert_undone(site: Site, outcome: Outcome = Outcome.UNDONE) -> None:

@@ -12,11 +12,13 @@ from opskit.deployments import Outcome
 from tests.opskit.site import Site, watched
 from tests.service_process import REPOSITORY
 
+UNPROVEN = "append-line"
+"""Killed before this command, a deploy has switched, and its release is not recorded as good."""
 DYING = Path(__file__).with_name("dying.py")
 
 
-def kill(site: Site, action: str, last: int, *release: str) -> tuple[bool, str]:
-    """Let opskit die before its command number `last`; gives whether it did, and what it said."""
+def kill(site: Site, action: str, last: int | str, *release: str) -> tuple[bool, str]:
+    """Let opskit die before a command, by number or name; gives whether it did, and its words."""
     done = subprocess.run(
         [sys.executable, DYING, site.file, site.layers, action, str(last), *release],
         env=site.environ,
@@ -27,6 +29,7 @@ def kill(site: Site, action: str, last: int, *release: str) -> tuple[bool, str]:
         check=False,
     )
     assert done.returncode in (0, -signal.SIGKILL), done.stdout + done.stderr
+    site.let_the_lease_end()
     return done.returncode != 0, done.stdout
 
 
@@ -56,13 +59,13 @@ def test_a_deploy_killed_before_each_of_its_commands(site: Site) -> None:
     assert site.record.torn == ()
 
 
-def test_a_rollback_killed_before_each_of_its_commands(site: Site) -> None:
+def test_a_rollback_killed_before_every_other_of_its_commands(site: Site) -> None:
     """After a rollback that was killed, the same rollback puts back or carries on."""
     site.deploy()
     site.change("v2")
     site.deploy()
     with watched(site) as unanswered:
-        for last in count(1):
+        for last in count(2, step=2):
             killed, said = kill(site, "rollback", last, "1")
             assert unanswered() == [], said
             if not killed:
@@ -83,10 +86,10 @@ def test_mending_can_be_killed_too(site: Site) -> None:
     """A deploy that mends after a killed one, and is killed in the middle of that, is mended."""
     site.deploy()
     with watched(site) as unanswered:
-        for last in count(2):
+        for last in count(2, step=3):
             before = site.serving
             site.change(f"killed at {last}")
-            killed, said = kill(site, "deploy", switched(site))
+            killed, said = kill(site, "deploy", UNPROVEN)
             assert killed, said
             site.change(f"killed again at {last}")
             killed, said = kill(site, "deploy", last)
@@ -101,14 +104,9 @@ def test_mending_can_be_killed_too(site: Site) -> None:
     assert {one.result for one in site.record.deployments} == {Outcome.GOOD, Outcome.INTERRUPTED}
 
 
-def switched(site: Site) -> int:
-    """Give a number of commands after which a deploy has switched, and not recorded yet."""
-    return 14
-
-
 def test_an_interrupted_first_deploy_is_relieved(site: Site) -> None:
     """Killed after the first release serves, the next deploy takes over from what was unproven."""
-    killed, said = kill(site, "deploy", 18)
+    killed, said = kill(site, "deploy", UNPROVEN)
     assert killed, said
     assert site.serving == "v1", said
     with watched(site) as unanswered:
@@ -122,7 +120,7 @@ def test_read_only_commands_tell_of_an_interrupted_deploy(site: Site) -> None:
     """Status and deployments say what was interrupted, and that the next command mends it."""
     site.deploy()
     site.change("v2")
-    killed, said = kill(site, "deploy", switched(site))
+    killed, said = kill(site, "deploy", UNPROVEN)
     assert killed, said
     status = site.opskit("status", "dev")
     assert "was interrupted in the step" in status.stdout
@@ -140,7 +138,7 @@ def test_a_rollback_after_a_killed_deploy_goes_back_one_step(site: Site) -> None
     site.change("v2")
     site.deploy()
     site.change("v3")
-    killed, said = kill(site, "deploy", switched(site))
+    killed, said = kill(site, "deploy", UNPROVEN)
     assert killed, said
     act = site.rollback()
     assert (act.name, site.serving, site.current) == ("v2", "v2", "releases/v2")
@@ -151,7 +149,7 @@ def test_a_stop_mends_without_starting_anything(site: Site) -> None:
     """After a killed deploy, stop stops; current is the proven release, for the next deploy."""
     site.deploy()
     site.change("v2")
-    killed, said = kill(site, "deploy", switched(site))
+    killed, said = kill(site, "deploy", UNPROVEN)
     assert killed, said
     site.stop()
     assert (site.serving, site.current, site.leftovers()) == (None, "releases/v1", [])
