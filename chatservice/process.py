@@ -371,7 +371,8 @@ def _listen(address: tuple[str, int], key: str, where: str) -> socket.socket:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
-        why = error.strerror or error
+        # Python adds the address to `strerror`; the resolver's errors have a negative number.
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
         raise StartError(
             f"cannot listen on {address[0]}:{address[1]}: {why}; stop what listens there, or "
             f"change {key} (now from {where})"
