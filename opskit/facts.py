@@ -98,7 +98,6 @@ class Facts:
     python: str
     machine: str
     user: int
-    owner: int
     tools: Mapping[str, bool]
     writable: bool
     free_bytes: int
@@ -107,7 +106,6 @@ class Facts:
     releases: Mapping[int, Manifest | None]
     incoming: tuple[str, ...]
     layers: tuple[str, ...]
-    secrets: tuple[str, ...]
     in_progress: str
     lease: HeldLease | None
     processes: tuple[Process, ...]
@@ -141,7 +139,6 @@ def _facts(seen: Mapping[str, Any]) -> Facts:
         python=seen["python"],
         machine=seen["machine"],
         user=seen["user"],
-        owner=seen["owner"],
         tools=seen["tools"],
         writable=seen["writable"],
         free_bytes=seen["free_bytes"],
@@ -153,7 +150,6 @@ def _facts(seen: Mapping[str, Any]) -> Facts:
         },
         incoming=tuple(seen["incoming"]),
         layers=tuple(seen["layers"]),
-        secrets=tuple(seen["secrets"]),
         in_progress=seen["in_progress"] or "",
         lease=parse_lease(seen["lock"] or "", boot=seen["boot"], uptime=float(seen["uptime"])),
         processes=processes,

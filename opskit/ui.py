@@ -122,7 +122,9 @@ class Ui:
         seconds = short((datetime.now(UTC) - act.started).total_seconds())
         self.say()
         if act.unchanged:
-            what = f"{act.name} serves already: nothing to deploy; it was tested again"
+            what = f"{act.name} serves, as before"
+            if act.action == "deploy":
+                what = f"{act.name} serves already: nothing to deploy; it was tested again"
         elif act.before and act.before != act.number:
             what = f"{act.name} serves, instead of {release_name(act.before)}"
         else:

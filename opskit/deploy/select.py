@@ -26,7 +26,7 @@ class Select(Step):
         facts = act.looked
         act.before = serves_now(act)
         current = facts.current or act.before
-        if act.mended is not None and act.wanted is None:
+        if act.mended is not None and act.wanted in (None, act.mended):
             # To put back what an interrupted deployment replaced is all that was asked for.
             act.number, act.unchanged = act.mended, True
             act.manifest = facts.releases.get(act.number)
@@ -35,7 +35,8 @@ class Select(Step):
         if act.number not in facts.releases:
             raise Failure(f"there is no release {act.name}", hint=_choices(act))
         if facts.serving and facts.serving.release == act.number == facts.current:
-            raise Failure(f"{act.name} serves already", hint=_choices(act))
+            act.manifest, act.unchanged = facts.releases[act.number], True
+            return f"{act.name}, which serves already"
         act.manifest = facts.releases[act.number]
         if act.manifest is None:
             raise Failure(f"{act.name} has no readable manifest.json", hint=_choices(act))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 
@@ -172,6 +173,38 @@ def test_a_crash_of_the_old_release_meanwhile_is_mended_by_undoing(v1: Site) -> 
     with pytest.raises(Failure):
         v1.deploy()
     assert_undone(v1)
+
+
+def test_when_nothing_can_be_put_back_a_person_is_told_what_to_run(site: Site) -> None:
+    """v2 breaks what v1 needs, too: exit status 3, and the command that mends it, once it can."""
+    poison = "(settings.database.parent / 'poison')"
+    site.edit(
+        "__main__.py",
+        IN_SERVE,
+        f"{IN_SERVE}\n    if {poison}.exists():\n        raise RuntimeError('poisoned')\n",
+    )
+    site.deploy()
+    site.edit(
+        "process.py",
+        AFTER_TAKE_OVER,
+        AFTER_TAKE_OVER
+        + "        (self._settings.database.parent / 'poison').touch()\n        os._exit(7)\n",
+    )
+    done = site.opskit("deploy", "dev")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "v2 ended while it was starting; and undoing it failed too: v1 does not" in done.stderr
+    assert "RuntimeError: poisoned" in done.stderr
+    (command,) = re.findall(r"run: \S+ -m opskit --environments \S+ (.*)", done.stderr)
+    assert command == "rollback v1 --env dev"
+    assert site.record.deployments[-1].result is Outcome.BROKEN
+    status = site.opskit("status", "dev")
+    assert status.returncode == 1
+    assert "was interrupted in the step" in status.stdout
+    (site.root / "state/poison").unlink()
+    done = site.opskit(*command.split())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (site.serving, site.current, site.leftovers()) == ("v1", "releases/v1", [])
+    assert site.record.good == {1}
 
 
 def test_the_command_line_says_what_failed_and_why(v1: Site) -> None:

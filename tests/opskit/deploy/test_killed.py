@@ -145,6 +145,15 @@ def test_a_rollback_after_a_killed_deploy_goes_back_one_step(site: Site) -> None
     assert site.leftovers() == []
 
 
+def test_a_note_that_nobody_can_read_is_no_obstacle(site: Site) -> None:
+    """Whatever wrote it, what is proven serves, and the next deploy goes on."""
+    site.deploy()
+    (site.root / "in-progress.json").write_text("{")
+    site.change("v2")
+    assert site.deploy().name == "v2"
+    assert (site.serving, site.leftovers()) == ("v2", [])
+
+
 def test_a_stop_mends_without_starting_anything(site: Site) -> None:
     """After a killed deploy, stop stops; current is the proven release, for the next deploy."""
     site.deploy()
