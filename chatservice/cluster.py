@@ -9,7 +9,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Protocol
 
 import msgspec
@@ -78,13 +78,20 @@ class Bus(Protocol):
     """The way to the other nodes."""
 
     async def start(self, listener: Listener) -> None:
-        """Begin to listen and to hold the node's lease; goes on trying when it cannot."""
+        """Begin to listen and to hold the node's lease.
+
+        Returns when the others can be told, or after a few seconds; then it goes on trying.
+        """
 
     async def close(self) -> None:
         """Say goodbye: the others give the node's users their grace period."""
 
     def tell(self, word: Word) -> None:
         """Tell all other nodes, soon."""
+
+    @property
+    def others(self) -> Set[str]:
+        """The other nodes that live, as far as is known; `node_gone` is told of each that goes."""
 
     async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
         """Give `(epoch, seq)` of each of these workspaces, as stored.
@@ -119,6 +126,11 @@ class Alone:
 
     def tell(self, word: Word) -> None:
         """There is nobody to tell."""
+
+    @property
+    def others(self) -> Set[str]:
+        """There are none."""
+        return frozenset()
 
     async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
         """Nobody else writes."""

@@ -117,11 +117,14 @@ class Neighbours:
     def _settle(
         self, live: LiveRoom, present: Sequence[tuple[str, str, str]], heard: Heard
     ) -> None:
-        """Make the room agree with what was read of other nodes, where nothing newer was heard."""
+        """Make the room agree with what was read of other nodes, where nothing newer was heard.
+
+        Those of a node that no longer lives are left to `node_gone`, which gives them time.
+        """
         newer = {(node, word.user) for node, word in heard if isinstance(word, Here)}
         room = live.room
         for node, user in room.remote_users() - {(node, user) for node, user, _ in present}:
-            if (node, user) not in newer:
+            if (node, user) not in newer and node in self.bus.others:
                 live.carry_out(room.remote_presence(node, user, "", present=False))
         for node, user, name in present:
             if (node, user) not in newer:

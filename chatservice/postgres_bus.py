@@ -16,7 +16,7 @@ import contextlib
 import random
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -108,13 +108,18 @@ class PostgresBus:
         self._waiting: list[Word] = []
         self._wake = asyncio.Event()
         self._others: set[str] = set()
+        self._connected = asyncio.Event()
         self._trust_from = 0.0
         self._anew = False
 
     async def start(self, listener: Listener) -> None:
-        """Begin to listen, in the background."""
+        """Begin to listen, and go on in the background."""
         self._listener = listener
         self._task = asyncio.get_running_loop().create_task(self._live(), name="bus")
+        # Members who come in before the others can be told of them may seem to be away.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._connected.wait()
 
     async def close(self) -> None:
         """Tell what waits, say goodbye, and give up the lease."""
@@ -135,6 +140,11 @@ class PostgresBus:
         self._waiting.append(word)
         self._wake.set()
 
+    @property
+    def others(self) -> Set[str]:
+        """The nodes whose lease held when it was last looked at."""
+        return self._others
+
     async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
         """Read how far workspaces are, in one statement."""
         rows = await self._read(_NEWEST, list(workspaces))
@@ -143,6 +153,7 @@ class PostgresBus:
     async def present(self, workspace: str) -> list[tuple[str, str, str]]:
         """Read who is present on other nodes whose lease holds."""
         rows = await self._read(_PRESENT, workspace, self.node)
+        self._others.update(row[0] for row in rows)
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def presence_of(self, node: str) -> set[tuple[str, str]]:
@@ -205,6 +216,7 @@ class PostgresBus:
         self._waiting.clear()
         self._anew = True
         self._wake.set()
+        self._connected.set()
         assert self._listener is not None
         self._listener.resync()
 

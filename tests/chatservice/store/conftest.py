@@ -1,7 +1,4 @@
-"""The implementations of the store, for the tests that hold for each of them.
-
-Another implementation joins by adding an entry to `STORAGES`.
-"""
+"""The implementations of the store, for the tests that hold for each of them."""
 
 from __future__ import annotations
 
@@ -12,7 +9,9 @@ from typing import Protocol
 import pytest
 
 from chatservice.store import Append, Store, StoreError
+from chatservice.store.postgres import PostgresStore
 from chatservice.store.sqlite import SqliteStore
+from tests.postgres_server import PostgresServer
 
 
 class Storage(Protocol):
@@ -28,16 +27,22 @@ def _sqlite(directory: Path) -> Storage:
     return store
 
 
-STORAGES: dict[str, Callable[[Path], Storage]] = {"sqlite": _sqlite}
+def _postgres(dsn: str) -> Storage:
+    def store(*, keep: int = 1000) -> Store:
+        return PostgresStore(dsn, keep=keep)
+
+    return store
 
 
-@pytest.fixture(params=STORAGES)
+@pytest.fixture(params=["sqlite", "postgres"])
 def new_storage(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], Storage]:
     """Make storages that are empty."""
-    make = STORAGES[request.param]
-    return lambda: make(tmp_path_factory.mktemp("storage"))
+    if request.param == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        return lambda: _postgres(server.database())
+    return lambda: _sqlite(tmp_path_factory.mktemp("storage"))
 
 
 @pytest.fixture

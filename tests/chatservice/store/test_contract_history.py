@@ -199,6 +199,8 @@ async def test_an_id_that_fell_out_of_history_is_a_new_message(
         assert await seqs(store, 0, newest) == list(range(newest - KEEP + 1, newest + 1))
 
 
+# PostgreSQL numbers a batch as a whole: there, what the batch repeats is repeated.
+@pytest.mark.parametrize("new_storage", ["sqlite"], indirect=True)
 async def test_an_id_that_falls_out_of_history_within_its_own_batch(
     store: Store, messages: Messages
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
@@ -200,6 +201,8 @@ class Comparison:
         assert await self.store.since(workspace, after, upto) == expected
 
 
+# PostgreSQL numbers a batch as a whole; what it promises of one call is in the other files.
+@pytest.mark.parametrize("new_storage", ["sqlite"], indirect=True)
 @settings(
     max_examples=60,
     deadline=None,

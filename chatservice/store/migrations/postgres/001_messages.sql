@@ -120,7 +120,7 @@ BEGIN
 
   IF cardinality(c_workspace) > 0 THEN
     INSERT INTO members AS m (workspace_id, member, name, read)
-    SELECT w.id, c.member, c.member, least(max(c.seq), w.seq)
+    SELECT w.id, c.member, c.member, greatest(0, least(max(c.seq), w.seq))
     FROM unnest(c_workspace, c_member, c_seq) AS c (workspace, member, seq)
     JOIN workspaces w ON w.name = c.workspace
     GROUP BY w.id, w.seq, c.member ORDER BY w.id, c.member
