@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from time import monotonic
@@ -58,13 +58,18 @@ class Disruptions:
         Raises:
             TimeoutError: they were not.
         """
-        goal = self._acknowledged() + count
-        async with asyncio.timeout(PROGRESS_SECONDS):
-            while self._acknowledged() < goal:
-                await asyncio.sleep(0.05)
+        goal = acknowledged(self._records) + count
+        await self.until(lambda records: acknowledged(records) >= goal)
 
-    def _acknowledged(self) -> int:
-        return sum(1 for record in self._records for _ in record.acks)
+    async def until(self, happened: Callable[[Sequence[Record]], bool]) -> None:
+        """Leave the service alone until something is on the record.
+
+        Raises:
+            TimeoutError: it did not happen.
+        """
+        async with asyncio.timeout(PROGRESS_SECONDS):
+            while not happened(self._records):
+                await asyncio.sleep(0.05)
 
     async def kill(self, *, ready: bool = True) -> None:
         """Kill -9, and start again on the same ports; without `ready`, it need not serve yet."""
@@ -171,3 +176,8 @@ class Disruptions:
         finally:
             with contextlib.suppress(ProcessLookupError):
                 resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+
+
+def acknowledged(records: Sequence[Record]) -> int:
+    """Count the acknowledgements on record."""
+    return sum(1 for record in records for _ in record.acks)

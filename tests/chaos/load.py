@@ -24,7 +24,7 @@ from typing import Any, Final, Protocol, Self
 
 from tests.chaos.client_device import ClientDevice
 from tests.chaos.history import Record, Vantage
-from tests.chaos.plan import Plan, Seat, person_name, seats, walkers
+from tests.chaos.plan import Plan, Seat, person_name, seats, walkers_and_quitters
 from tests.chaos.raw_device import RawDevice
 
 Token = Callable[[str, str, str], str]
@@ -82,7 +82,7 @@ class Load:
     def __init__(self, urls: Sequence[str], token: Token, plan: Plan) -> None:
         self.plan = plan
         self.seats = seats(urls, plan)
-        self._walkers = walkers(self.seats, plan)
+        self._walkers, self._quitters = walkers_and_quitters(self.seats, plan)
         self.present: dict[Seat, Device] = {}
         self.records: list[Record] = []
         self.skew = 0.0
@@ -114,7 +114,7 @@ class Load:
         await asyncio.gather(*(device.end() for device in self.present.values()))
 
     async def quiesce(self, deadline: float = 60.0) -> str:
-        """Send nothing new, let the walkers leave, and wait until everything has settled.
+        """Send nothing new, let the quitters leave, and wait until everything has settled.
 
         So there is always somebody of whom the others must have heard that they left.
 
@@ -122,9 +122,11 @@ class Load:
             What had not settled at the deadline; "" where all had.
         """
         await self._stop_working(keep_measuring=True)
-        leaving = [self.present.pop(seat) for seat in self._walkers if seat in self.present]
-        await asyncio.gather(*(device.leave() for device in leaving))
         until = monotonic() + deadline
+        while monotonic() < until and not all(one.connected for one in self.present.values()):
+            await asyncio.sleep(0.05)
+        leaving = [self.present.pop(seat) for seat in self._quitters]
+        await asyncio.gather(*(device.leave() for device in leaving))
         while True:
             waiting = await self._unsettled(until)
             if not waiting or monotonic() > until:

@@ -18,7 +18,8 @@ class Plan:
         raw: devices on the websockets library alone; every other one is a further device of a
             user, the rest are users of their own.
         walkers: how many of the users on `ChatClient`, and how many on the websockets library,
-            come and go, and leave for good at the end; they have no second device.
+            come and go; they have no second device.
+        quitters: how many more of each stay all the time, and leave when all else is over.
         rate: sends a second, all together.
         stay: seconds for which a walker stays, at least and at most.
         away: seconds for which a walker is gone, at least and at most.
@@ -30,6 +31,7 @@ class Plan:
     second_devices: int = 5
     raw: int = 10
     walkers: int = 2
+    quitters: int = 1
     rate: float = 200.0
     stay: tuple[float, float] = (0.5, 2.5)
     away: tuple[float, float] = (0.3, 3.0)
@@ -67,10 +69,16 @@ def seats(urls: Sequence[str], plan: Plan) -> list[Seat]:
     ]
 
 
-def walkers(everybody: Sequence[Seat], plan: Plan) -> list[Seat]:
-    """Choose who comes and goes: when they leave, their users are offline."""
+def walkers_and_quitters(
+    everybody: Sequence[Seat], plan: Plan
+) -> tuple[Sequence[Seat], Sequence[Seat]]:
+    """Choose who comes and goes, and who goes at the end: their users are offline then."""
     devices = Counter(seat.user for seat in everybody)
-    alone = [seat for seat in everybody if devices[seat.user] == 1]
-    clients = [seat for seat in alone if not seat.raw]
-    raw = [seat for seat in alone if seat.raw]
-    return [*clients[len(clients) - plan.walkers :], *raw[len(raw) - plan.walkers :]]
+    walkers: list[Seat] = []
+    quitters: list[Seat] = []
+    for raw in (False, True):
+        alone = [seat for seat in everybody if seat.raw is raw and devices[seat.user] == 1]
+        alone.reverse()
+        walkers += alone[: plan.walkers]
+        quitters += alone[plan.walkers : plan.walkers + plan.quitters]
+    return walkers, quitters

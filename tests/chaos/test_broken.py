@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
 import pytest
 
+from chatservice.protocol import Welcome
 from tests.chaos.broken import BROKEN
 from tests.chaos.checker import Fault
 from tests.chaos.disruptions import Disruptions
+from tests.chaos.history import Opening, Received, Record
 from tests.chaos.ordeal import Outcome, endure
 from tests.chaos.plan import Plan
 from tests.conftest import ServiceFactory
@@ -34,10 +37,11 @@ EXPECTED: Final = {
 }
 SMALL: Final = Plan(
     workspaces=2,
-    users=6,
+    users=8,
     second_devices=1,
     raw=4,
     walkers=1,
+    quitters=1,
     rate=60.0,
     stay=(0.2, 0.6),
     away=(0.2, 0.6),
@@ -47,10 +51,26 @@ SETTLE_SECONDS: Final = 3.0
 
 
 async def crash_once(disruptions: Disruptions) -> None:
-    """Some of what is broken shows only after a crash."""
+    """Some of what is broken shows only after a crash, or when somebody resumes."""
     await disruptions.progress(80)
     await disruptions.kill()
     await disruptions.progress(120)
+    await disruptions.until(somebody_resumed)
+
+
+def somebody_resumed(records: Sequence[Record]) -> bool:
+    """Whether a device asked for more than one message that it had missed."""
+    for record in records:
+        after: int | None = None
+        for event in record.events:
+            match event:
+                case Opening():
+                    after = event.after
+                case Received(frame=Welcome(seq=seq)) if after is not None and seq > after + 1:
+                    return True
+                case _:
+                    pass
+    return False
 
 
 async def test_what_is_broken_is_found(service_factory: ServiceFactory, seed: int) -> None:

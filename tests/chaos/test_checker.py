@@ -8,6 +8,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+# These enter what they break in the table.
+from tests.chaos import breakage_delivery, breakage_presence, breakage_store  # noqa: F401
 from tests.chaos.breakage import BREAKAGES, Case, NotHere
 from tests.chaos.checker import Fault, Verdict, check
 from tests.chaos.world import GRACE, RULES, World
