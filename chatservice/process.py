@@ -7,14 +7,16 @@ import contextlib
 import gc
 import logging
 import os
-import resource
 import signal
 import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+import msgspec
+
+from chatservice import descriptors
 from chatservice.admin import AdminConnection
 from chatservice.admission import Build
 from chatservice.auth import Authenticator
@@ -30,6 +32,7 @@ from chatservice.control import (
     connect,
     uptime,
 )
+from chatservice.listening import BACKLOG, ListenError, listen, listens_on
 from chatservice.log_format import ROOT
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
@@ -39,10 +42,6 @@ from chatservice.store import Store, StoreError, StoreErrorKind
 from chatservice.takeover import Claim, check_version, claim, hand_over
 
 log = get_logger("process")
-
-BACKLOG: Final = 4096
-SPARE_DESCRIPTORS: Final = 64
-"""Descriptors beside those of clients: listeners, the database, the log, the control socket."""
 
 
 class StartError(Exception):
@@ -55,7 +54,8 @@ class Process:
     def __init__(
         self, settings: Settings, build: Build, store: Store, bus: Bus, where: str
     ) -> None:
-        self._settings = settings
+        limits = descriptors.claim(settings.limits)
+        self._settings = settings = msgspec.structs.replace(settings, limits=limits)
         self._build = build
         self._where = where
         self._started = time.time()
@@ -94,7 +94,6 @@ class Process:
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._unforeseen)
-        raise_descriptor_limit(self._settings)
         relieving = await self._begin(take_over=take_over)
         try:
             await self._serve(relieving)
@@ -102,7 +101,7 @@ class Process:
             if relieving is not None:
                 relieving.abandon()
             await self._abandon()
-            if isinstance(error, ControlError):
+            if isinstance(error, ControlError | ListenError):
                 raise StartError(str(error)) from None
             raise
         gc.collect()
@@ -147,12 +146,11 @@ class Process:
         }
         for name, address in wanted.items():
             listener = given.pop(name, None)
-            if listener is None or not _listens_on(listener, address):
+            if listener is None or not listens_on(listener, address):
                 if listener is not None:
                     listener.close()
-                listener = _listen(
-                    address, f"service.{'admin_' * (name == 'admin')}port", self._where
-                )
+                key = f"service.{'admin_' * (name == 'admin')}port"
+                listener = listen(address, key, self._where)
             self._listeners[name] = listener
         for unknown in given.values():
             unknown.close()
@@ -274,9 +272,9 @@ class Process:
 
     async def _sweep(self, order: Mapping[str, Any], _: socket.socket) -> Reply:
         seconds = order.get("seconds")
-        if not isinstance(seconds, int | float) or seconds < 0:
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
             raise ControlError("sweep needs a number of seconds")
-        before = int((time.time() - seconds) * 1000)
+        before = int(max(0.0, time.time() - seconds) * 1000)
         forgotten = []
         try:
             for workspace in await self._server.store.idle_workspaces(SMOKE_PREFIX, before):
@@ -334,46 +332,3 @@ def require_nobody(path: Path) -> None:
             f"somebody serves already, and answers at {path}: stop it with `ctl stop`, or start "
             "this one with --take-over"
         )
-
-
-def raise_descriptor_limit(settings: Settings) -> None:
-    """Allow as many descriptors as the system lets us; warn where the limits need more."""
-    limits = settings.limits
-    wanted = limits.connections + limits.handshakes + SPARE_DESCRIPTORS
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft < allowed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-    if allowed < wanted:
-        log.warning(
-            "too few file descriptors for limits.connections; raise LimitNOFILE or ulimit -Hn",
-            allowed=allowed, wanted=wanted,
-        )  # fmt: skip
-
-
-def _listens_on(listener: socket.socket, address: tuple[str, int]) -> bool:
-    """Whether an inherited listener is still what the settings ask for."""
-    host, port = listener.getsockname()[:2]
-    try:
-        hosts = {found[4][0] for found in socket.getaddrinfo(address[0], None)}
-    except OSError:
-        return False
-    return host in hosts and port == (address[1] or port)
-
-
-def _listen(address: tuple[str, int], key: str, where: str) -> socket.socket:
-    """Listen on an address.
-
-    Raises:
-        StartError: somebody else does, or it is not this machine's.
-    """
-    try:
-        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        return socket.create_server(address, family=family, backlog=BACKLOG)
-    except OSError as error:
-        # Python adds the address to `strerror`; the resolver's errors have a negative number.
-        why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        raise StartError(
-            f"cannot listen on {address[0]}:{address[1]}: {why}; stop what listens there, or "
-            f"change {key} (now from {where})"
-        ) from None
