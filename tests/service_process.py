@@ -10,18 +10,19 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from chatservice.config import Settings, load_settings
+from tests.ports import free_ports
+
+__all__ = ["Overrides", "ServiceFailed", "ServiceProcess", "free_ports", "to_toml"]
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 START_DEADLINE: Final = 30.0
@@ -304,29 +305,6 @@ class ServiceProcess:
                     f"pid {process.pid} had not ended after {deadline:g} s\n{self.log_tail()}"
                 ) from None
             return process.returncode
-
-
-def free_ports(count: int) -> list[int]:
-    """Give ports that are free now, and that outgoing connections of others never occupy.
-
-    They lie below the range that Linux hands out by itself (`ip_local_port_range`, from 32768),
-    so that they are still free when a service is restarted on them.
-    """
-    with contextlib.ExitStack() as held:
-        return [held.enter_context(_bound()).getsockname()[1] for _ in range(count)]
-
-
-@contextlib.contextmanager
-def _bound() -> Iterator[socket.socket]:
-    for _ in range(1000):
-        with socket.socket() as candidate:
-            try:
-                candidate.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
-            except OSError:
-                continue
-            yield candidate
-            return
-    raise ServiceFailed("no free port between 10000 and 32000 on 127.0.0.1")
 
 
 def to_toml(sections: Overrides) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ServiceFactory
-from tests.service_process import ServiceFailed, ServiceProcess, free_ports, to_toml
+from tests.service_process import ServiceFailed, ServiceProcess, to_toml
 
 
 def test_it_is_ready_and_answers_for_itself(service: ServiceProcess) -> None:
@@ -94,13 +94,6 @@ def test_closing_ends_what_still_runs(tmp_path: Path) -> None:
     service.close()
 
     assert service.returncode == 0
-
-
-def test_free_ports_are_different_and_below_the_ephemeral_ones() -> None:
-    ports = free_ports(50)
-
-    assert len(set(ports)) == 50
-    assert all(10_000 <= port < 32_000 for port in ports)
 
 
 def test_values_are_written_as_toml() -> None:

@@ -15,7 +15,8 @@ from checks.smoke import CheckResult, run_smoke
 from checks.smoke.runner import GROUPS
 from tests.checks.smoke.target import SETTINGS, target_of
 from tests.conftest import ServiceFactory
-from tests.service_process import ServiceProcess, free_ports
+from tests.ports import free_ports
+from tests.service_process import ServiceProcess
 
 OTHERS = {check.name for group in GROUPS for check in group.checks} - {"answers"}
 
