@@ -194,7 +194,7 @@ class Reader(_Worker):
         try:
             return _Outcome(job.future, job.work(session), None)
         except Exception as error:
-            if not session.connection.in_transaction:
+            if not session.connection.in_transaction:  # an I/O error ends it
                 session.connection.execute(self.BEGIN)
             return _Outcome(job.future, None, self._database.failed(error))
 

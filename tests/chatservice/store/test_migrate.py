@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from pathlib import Path
 
@@ -286,3 +287,24 @@ def test_several_processes_migrate_at_once(database: Path, release: Release) -> 
         assert output == "SchemaVersion(version=8, readable_from=1)\n"
         assert process.returncode == 0
     assert rows(database, "SELECT version FROM schema") == [(version,) for version in range(1, 9)]
+
+
+def test_a_new_database_that_somebody_writes_to_is_waited_for(
+    database: Path, release: Release
+) -> None:
+    """Switching it to a write-ahead log is what SQLite would not wait for."""
+    release.add("001_first", "CREATE TABLE a (x);")
+    with (
+        closing(sqlite3.connect(database, isolation_level=None)) as other,
+        ThreadPoolExecutor() as executor,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError) as caught:
+            migrate(database, migrations=release.migrations, busy_timeout=0.1)
+        assert caught.value.kind is StoreErrorKind.LOCKED
+        migrating = executor.submit(
+            migrate, database, migrations=release.migrations, busy_timeout=30
+        )
+        assert not wait([migrating], timeout=0.3).done
+        other.execute("COMMIT")
+        assert migrating.result(30) == SchemaVersion(1, 1)

@@ -184,6 +184,28 @@ async def test_what_fails_for_its_own_reason_fails_alone(
     assert await store.members("w") == []
 
 
+@pytest.mark.parametrize("text", ["\0", "a\0b", "\0\0"])
+async def test_zero_characters_come_back_as_they_were(
+    sqlite_store: SqliteFactory, text: str
+) -> None:
+    """JSON, in which rows come back, escapes them; C would end the text there."""
+    store = sqlite_store()
+    await store.start()
+    await store.open("w")
+    append = Append("w", f"u{text}", f"n{text}", f"i{text}", text, 5)
+    await store.commit([append], [MoveCursor("w", append.user, 1)])
+    assert (await store.commit([append], [])).appended[0].repeated
+    [found] = await store.since("w", 0, 1)
+    assert (found.user, found.name, found.id, found.text) == (
+        append.user,
+        append.name,
+        append.id,
+        text,
+    )
+    [member] = await store.members("w")
+    assert member.user == append.user
+
+
 async def test_pruning_is_now_and_then_and_never_far_behind(
     database: Path, sqlite_store: SqliteFactory, messages: Messages
 ) -> None:

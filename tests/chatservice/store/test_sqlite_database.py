@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from chatservice.store import Append, StoreErrorKind
 from chatservice.store.sqlite import SqliteStore
+from chatservice.store.sqlite_database import Session
 from tests.chatservice.store.conftest import Messages, SqliteFactory, failure_of
 
 
@@ -190,4 +192,45 @@ async def test_nothing_is_acknowledged_that_went_into_a_replaced_file(
     refused = await failure_of(commit)
     assert refused.kind in (StoreErrorKind.IO, StoreErrorKind.STALE)
     await store.check()
+    assert await ids(store) == [append.id for append in kept]
+
+
+async def test_who_still_reads_the_former_database_goes_on_undisturbed(
+    database: Path, sqlite_store: SqliteFactory, messages: Messages
+) -> None:
+    """The writer has picked up the new file while the reader is in a transaction on the old.
+
+    Were the new database given the old one's index of the log, which SQLite then cuts short,
+    the reader would be killed by SIGBUS; it takes a log of more than one page of index.
+    """
+    store = sqlite_store(busy_timeout=0.1)
+    copy, kept, more = await with_backup(store, database, messages)
+    reading, replaced = threading.Event(), threading.Event()
+
+    def read(session: Session) -> list[int]:
+        def count() -> int:
+            (found,) = session.connection.execute("SELECT count(*) FROM messages").fetchone()
+            return int(found)
+
+        first = count()
+        reading.set()
+        assert replaced.wait(20)
+        session.connection.execute("PRAGMA shrink_memory")  # from the files, not from memory
+        return [first, count()]
+
+    with closing(sqlite3.connect(database, isolation_level=None)) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT count(*) FROM messages").fetchone()  # keeps the log from being copied
+        for _ in range(10):
+            more += (batch := [messages.one(text="x" * 8000) for _ in range(500)])
+            await store.commit(batch, [])
+        assert database.with_name("chat.db-shm").stat().st_size > 32768
+        counting = store._reader.submit(read)
+        assert await asyncio.to_thread(reading.wait, 20)
+        copy.rename(database)
+        commit = store.commit([messages.one()], [])
+        assert (await failure_of(commit)).kind is StoreErrorKind.STALE
+        replaced.set()
+        first, second = await counting
+    assert first == second
     assert await ids(store) == [append.id for append in kept]

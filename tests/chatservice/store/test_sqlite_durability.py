@@ -77,30 +77,46 @@ async def test_a_killed_process_loses_nothing_it_acknowledged(
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-async def test_a_disk_that_fails_to_sync(
-    tmp_path: Path, database: Path, sqlite_store: SqliteFactory
-) -> None:
-    """What could not be synced was not stored, and does not come back, not even after a crash."""
+@pytest.fixture(scope="module")
+def failing_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that makes system calls fail on demand."""
     compiler = shutil.which("cc")
     if compiler is None:
-        pytest.skip("needs a C compiler, to make fsync fail")
-    library = tmp_path / "failing_sync.so"
-    source = HERE / "failing_sync.c"
+        pytest.skip("needs a C compiler, to make fsync and pread fail")
+    library = tmp_path_factory.mktemp("library") / "failing_disk.so"
+    source = HERE / "failing_disk.c"
     subprocess.run(
         [compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True
     )
-    flag = tmp_path / "failing"
+    return library
+
+
+def on_failing_disk(library: Path, what: str, database: Path) -> None:
+    """Run `on_failing_disk.py`, and kill it when it is satisfied."""
+    flag = str(database.with_name("failing"))
+    environment = {f"FAILING_{what.upper()}": flag, "LD_PRELOAD": str(library)}
     with subprocess.Popen(
-        [sys.executable, str(HERE / "unsynced.py"), str(database), str(flag)],
+        [sys.executable, str(HERE / "on_failing_disk.py"), what, str(database)],
         stdout=subprocess.PIPE,
-        env=ENVIRONMENT | {"LD_PRELOAD": str(library), "FAILING_SYNC": str(flag)},
+        env=ENVIRONMENT | environment,
     ) as process:
         assert process.stdout is not None
         said = process.stdout.readline()
         process.kill()
     assert said == b"well\n"
+
+
+async def test_a_disk_that_fails_to_sync(
+    failing_disk: Path, database: Path, sqlite_store: SqliteFactory
+) -> None:
+    """What could not be synced was not stored, and does not come back, not even after a crash."""
+    on_failing_disk(failing_disk, "sync", database)
     store = sqlite_store()
     await store.start()
     found = await store.since("w", 0, 99)
     assert [message.id for message in found] == ["before", "after-0", "after-1", "after-2"]
     assert [message.seq for message in found] == [1, 2, 3, 4]
+
+
+def test_a_disk_that_fails_to_read(failing_disk: Path, database: Path) -> None:
+    on_failing_disk(failing_disk, "read", database)

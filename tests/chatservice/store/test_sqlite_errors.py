@@ -110,6 +110,25 @@ async def test_a_disk_that_is_full_at_the_start(
     await store.check()
 
 
+async def test_a_disk_that_is_full_when_an_existing_database_is_opened(
+    small_disk: Path, sqlite_store: SqliteFactory
+) -> None:
+    """What fails then is the index of the log, which SQLite does not call a full disk."""
+    before = sqlite_store(small_disk / "chat.db")
+    await before.start()
+    await before.close()
+    ballast = small_disk / "ballast"
+    with contextlib.suppress(OSError):
+        ballast.write_bytes(bytes(3_000_000))
+    store = sqlite_store(small_disk / "chat.db")
+    refused = await failure_of(store.start())
+    assert refused.kind is StoreErrorKind.FULL
+    assert "SQLITE_IOERR" in str(refused)
+    ballast.unlink()
+    await store.start()
+    await store.check()
+
+
 async def test_a_limit_on_the_size_of_files(
     database: Path, sqlite_store: SqliteFactory, messages: Messages
 ) -> None:
