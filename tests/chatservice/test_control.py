@@ -1,0 +1,255 @@
+"""The control socket: orders of a line each, carried out or refused with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from chatservice.control import ControlError, ask, connect
+from tests.chatservice.bystanders import Bystanders
+from tests.chatservice.newcomer import launcher
+from tests.chatservice.wire import (
+    DEADLINE,
+    Wire,
+    eventually,
+    status,
+    troubles,
+)
+from tests.conftest import ServiceFactory
+from tests.service_process import REPOSITORY, Overrides, ServiceProcess
+
+
+@pytest.fixture(scope="module")
+def module_overrides() -> Overrides:
+    return {"limits": {"rate": 100}, "timing": {"presence_grace": 0.2}}
+
+
+@contextmanager
+def line(service: ServiceProcess, data: bytes = b"") -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as peer:
+        peer.settimeout(DEADLINE)
+        peer.connect(str(service.settings.control_socket))
+        peer.sendall(data)
+        yield peer
+
+
+def test_only_its_owner_can_open_it(module_service: ServiceProcess) -> None:
+    mode = module_service.settings.control_socket.stat().st_mode
+    assert stat.S_ISSOCK(mode)
+    assert stat.S_IMODE(mode) == 0o600
+    assert sorted(file.name for file in (module_service.root / "run").iterdir()) == [
+        "chatservice.pid",
+        "control.sock",
+    ]
+
+
+def test_status_says_what_it_is_and_does(module_service: ServiceProcess) -> None:
+    with Wire.join(module_service, "status"):
+        told = status(module_service)
+    assert told["ok"] is True
+    assert told["pid"] == module_service.pid
+    assert (told["ready"], told["reason"]) == (True, "")
+    assert (told["connections"], told["rooms"]) == (1, 1)
+    assert told["database_bytes"] > 0
+    assert (told["host"], told["port"]) == ("127.0.0.1", module_service.port)
+    assert told["admin_port"] == module_service.admin_port
+    assert 0 <= told["uptime"] < 600
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        b"\n",
+        b"garbage\n",
+        b"[]\n",
+        b"null\n",
+        b'{"order":"fly"}\n',
+        b'{"order":1}\n',
+        b"{}\n",
+        b"\xff\xfe\n",
+        b'{"order":"forget"}\n',
+        b'{"order":"forget","workspace":["smoke-x"]}\n',
+        b'{"order":"forget","workspace":"w"}\n',
+        b'{"order":"forget","workspace":"smoke"}\n',
+        b'{"order":"sweep"}\n',
+        b'{"order":"sweep","seconds":-1}\n',
+        b'{"order":"sweep","seconds":"1"}\n',
+        b'{"order":"sweep","seconds":true}\n',
+        b'{"order":"take-over"}\n',
+        b"x" * 70_000,
+    ],
+    ids=lambda order: str(order[:40]),
+)
+def test_what_is_no_order_is_refused_with_a_reason_and_harms_nobody(
+    module_service: ServiceProcess, bystanders: Bystanders, order: bytes
+) -> None:
+    with line(module_service, order) as peer:
+        reply = json.loads(peer.makefile().readline())
+        assert reply["ok"] is False
+        assert reply["error"]
+        assert "internal error" not in reply["error"]
+        with contextlib.suppress(ConnectionResetError):  # it did not read all of it
+            assert peer.recv(1) == b""
+
+
+def test_who_says_nothing_does_not_keep_others_from_giving_orders(
+    module_service: ServiceProcess, bystanders: Bystanders
+) -> None:
+    with line(module_service), line(module_service, b'{"order":'):
+        assert status(module_service)["ok"]
+    with line(module_service, b'{"order":"status"}\n'):
+        pass  # and does not wait for the answer
+    assert status(module_service)["ok"]
+
+
+def forgets(service: ServiceProcess, workspace: str) -> bool:
+    """Order a workspace to be forgotten; whether it was there, and nobody in it."""
+    try:
+        reply = ask(service.settings.control_socket, "forget", workspace=workspace)
+    except ControlError as error:
+        if "has members" not in str(error):
+            raise
+        return False
+    return bool(reply["forgotten"])
+
+
+def test_a_workspace_of_the_checks_is_forgotten_once_nobody_is_in_it(
+    module_service: ServiceProcess,
+) -> None:
+    workspace = f"smoke-{secrets.token_hex(4)}"
+    path = module_service.settings.control_socket
+    assert ask(path, "forget", workspace=workspace) == {"ok": True, "forgotten": False}
+    with Wire.join(module_service, workspace) as ann:
+        ann.send("send", id="1", text="x")
+        ann.until("ack")
+        with pytest.raises(ControlError, match=f"{workspace} has members; close their connections"):
+            ask(path, "forget", workspace=workspace)
+        former = ann.welcome["epoch"]
+    eventually(lambda: forgets(module_service, workspace))
+    assert ask(path, "forget", workspace=workspace) == {"ok": True, "forgotten": False}
+    with Wire.join(module_service, workspace, after=1, epoch=former) as ann:
+        assert ann.welcome["epoch"] != former
+        assert (ann.welcome["seq"], ann.welcome["resumed"]) == (0, False)
+
+
+def test_a_forgotten_workspace_that_is_used_again_is_one_room(
+    service_factory: ServiceFactory, tmp_path: Path
+) -> None:
+    """When the forgotten room became idle, it took the new one out of the table."""
+    service = service_factory(
+        {"timing": {"presence_grace": 0.0}},
+        program=launcher(tmp_path / "s.py", "import chatservice.rooms as r; r.IDLE_SECONDS = 0.5"),
+        environment={"PYTHONPATH": str(REPOSITORY)},
+    )
+    with Wire.join(service, "smoke-x", "ann"):
+        pass
+    eventually(lambda: forgets(service, "smoke-x"))
+    with Wire.join(service, "smoke-x", "bob") as bob:
+        until = time.monotonic() + 1.5
+        number = 0
+        while time.monotonic() < until:
+            number += 1
+            with Wire.join(service, "smoke-x", "eve") as eve:
+                assert [person["user"] for person in eve.welcome["online"]] == ["bob", "eve"]
+                eve.send("send", id=str(number), text="x")
+                assert bob.until("message")["id"] == str(number)
+
+
+def test_forgetting_while_others_come_in_never_leaves_two_rooms_of_one_workspace(
+    module_service: ServiceProcess,
+) -> None:
+    workspace = f"smoke-{secrets.token_hex(4)}"
+    enough = threading.Event()
+    forgotten = 0
+
+    def forget() -> None:
+        nonlocal forgotten
+        while not enough.is_set():
+            forgotten += forgets(module_service, workspace)
+
+    forgetting = threading.Thread(target=forget)
+    forgetting.start()
+    try:
+        for number in range(100):
+            with (
+                Wire.join(module_service, workspace, "early") as early,
+                Wire.join(module_service, workspace, "late") as late,
+            ):
+                assert len(late.welcome["online"]) == 2
+                late.send("send", id=f"{number}", text="x")
+                assert early.until("message")["id"] == f"{number}"
+                early.send("ping")
+                assert early.until("pong")["seq"] == late.welcome["seq"] + 1
+    finally:
+        enough.set()
+        forgetting.join()
+    assert forgotten
+    assert troubles(module_service) == []
+
+
+def test_sweep_forgets_the_idle_workspaces_of_the_checks_only(
+    service_factory: ServiceFactory,
+) -> None:
+    service = service_factory()
+    path = service.settings.control_socket
+    for workspace in ("smoke-old", "smoke-used", "ours"):
+        with Wire.join(service, workspace) as ann:
+            ann.send("send", id="1", text="x")
+            ann.until("ack")
+    with Wire.join(service, "smoke-used"):
+        eventually(lambda: status(service)["connections"] == 1)
+        assert ask(path, "sweep", seconds=3600)["forgotten"] == []
+        assert ask(path, "sweep", seconds=1e300)["forgotten"] == []
+        assert ask(path, "sweep", seconds=0)["forgotten"] == ["smoke-old"]
+    with Wire.join(service, "ours") as ann:
+        assert ann.welcome["seq"] == 1
+
+
+def test_ctl_prints_the_answer_or_one_line_of_why_not(module_service: ServiceProcess) -> None:
+    done = module_service.ctl("status")
+    assert (done.returncode, json.loads(done.stdout)["ok"], done.stderr) == (0, True, "")
+    failed = module_service.ctl("forget", "w")
+    assert (failed.returncode, failed.stdout) == (1, "")
+    assert failed.stderr == "chatservice: only workspaces named smoke-... can be forgotten\n"
+
+
+def test_asking_where_nobody_answers_says_so(service_factory: ServiceFactory) -> None:
+    service = service_factory(start=False)
+    path = service.settings.control_socket
+    with pytest.raises(ControlError, match=f"nobody serves at {path}"):
+        ask(path, "status")
+    path.write_text("a file")
+    assert connect(path, 1.0) is None
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(path))
+        assert connect(path, 1.0) is None  # what a killed process leaves
+        deaf.listen(1)
+        with pytest.raises(ControlError, match=r"did not answer in 0\.2 s"):
+            ask(path, "status", timeout=0.2)
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+
+        def greet() -> None:
+            peer, _ = other.accept()
+            with peer:
+                peer.recv(100)
+                peer.sendall(b"220 mail.test ESMTP\r\n")
+
+        other.bind(str(path))
+        other.listen(1)
+        greeter = threading.Thread(target=greet)
+        greeter.start()
+        with pytest.raises(ControlError, match=f"what answers at {path} is no chat service"):
+            ask(path, "status")
+        greeter.join()
