@@ -34,7 +34,7 @@ Client to server:
 
     send {id, text}           `id` (1-64 characters) is the client's own. The same (user, id)
                               again is stored once and answered with the first number, for as
-                              long as the message is in history
+                              long as the message is in history. Neither may hold U+0000
     read {seq}                everything up to seq is read; a cursor never moves back
     typing {}
     history {before, limit}   the `limit` newest messages numbered below `before`
