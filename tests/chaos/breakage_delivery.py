@@ -219,3 +219,32 @@ def a_device_does_not_come_back(case: Case) -> None:
 
     record = case.pick(record for record in case.raw() if record.stayed and also_here(record))
     record.events[-1] = Stayed(at(record, -1), connected=False, why="refused")
+
+
+@finds(Fault.MISADDRESSED)
+def a_device_is_resumed_from_nowhere(case: Case) -> None:
+    record, index, welcome = case.pick(
+        place for place in case.places(Welcome) if not place[2].resumed
+    )
+    put(record, index, msgspec.structs.replace(welcome, resumed=True))
+    if index + 1 < len(record.events):
+        del record.events[index + 1]
+
+
+def _first_pages(case: Case) -> Iterator[tuple[Record, int, History]]:
+    for record, index, page in case.places(History):
+        before = record.events[index - 1]
+        if is_frame(before) and isinstance(before.frame, Welcome) and page.messages:
+            yield record, index, page
+
+
+@finds(Fault.GAP)
+def the_first_page_ends_too_early(case: Case) -> None:
+    record, index, page = case.pick(_first_pages(case))
+    put(record, index, History(page.messages[:-1], page.more))
+
+
+@finds(Fault.GAP)
+def the_first_page_does_not_tell_of_more(case: Case) -> None:
+    record, index, page = case.pick(place for place in _first_pages(case) if place[2].more)
+    put(record, index, History(page.messages, more=False))

@@ -19,6 +19,7 @@ from tests.chaos.breakage import (
     add,
     at,
     finds,
+    is_frame,
     put,
     second_sources,
 )
@@ -33,24 +34,28 @@ from tests.chaos.history import (
 )
 
 
+def _last_words(case: Case, state: Presence) -> Iterator[tuple[Record, int]]:
+    """Give the last that devices hear of users, where it is that they came, or left."""
+    for record, index, change in case.places(PresenceChange):
+        later = (event.frame for event in record.events[index + 1 :] if is_frame(event))
+        renewed = any(
+            isinstance(frame, Welcome)
+            or (isinstance(frame, PresenceChange) and frame.user == change.user)
+            for frame in later
+        )
+        if change.state is state and not renewed and record.stayed:
+            yield record, index
+
+
 @finds(Fault.GHOST)
 def nobody_says_that_somebody_left(case: Case) -> None:
-    """The last word on a user who is gone is taken out of one device's history."""
+    record, index = case.pick(_last_words(case, Presence.OFFLINE))
+    del record.events[index]
 
-    def last_words() -> Iterator[tuple[Record, int]]:
-        for record, index, change in case.places(PresenceChange):
-            later = any(
-                isinstance(event, Received)
-                and (
-                    isinstance(event.frame, Welcome)
-                    or (isinstance(event.frame, PresenceChange) and event.frame.user == change.user)
-                )
-                for event in record.events[index + 1 :]
-            )
-            if change.state is Presence.OFFLINE and not later and record.stayed:
-                yield record, index
 
-    record, index = case.pick(last_words())
+@finds(Fault.ABSENT)
+def nobody_says_that_somebody_came(case: Case) -> None:
+    record, index = case.pick(_last_words(case, Presence.ONLINE))
     del record.events[index]
 
 
@@ -160,3 +165,55 @@ def a_cursor_goes_back(case: Case) -> None:
         place for place in case.places(ReadCursor) if place[2].seq > 1
     )
     add(record, index, Received(at(record, index), ReadCursor(1, cursor.unread)))
+
+
+@finds(Fault.FOREIGN)
+def somebody_is_a_member_who_was_never_here(case: Case) -> None:
+    workspace = case.pick(each.workspace for each in case.stored)
+    for index, each in enumerate(case.stored):
+        if each.workspace == workspace:
+            case.stored[index] = replace(each, cursors={**each.cursors, "stranger": 0})
+
+
+@finds(Fault.NOISE)
+def a_welcome_names_somebody_twice(case: Case) -> None:
+    record, index, welcome = case.pick(case.places(Welcome))
+    online = [*welcome.online, welcome.online[0]]
+    put(record, index, msgspec.structs.replace(welcome, online=online))
+
+
+@finds(Fault.NOISE)
+def somebody_goes_offline_twice(case: Case) -> None:
+    record, index, change = case.pick(
+        place for place in case.places(PresenceChange) if place[2].state is Presence.OFFLINE
+    )
+    add(record, index, Received(at(record, index), change))
+
+
+@finds(Fault.GHOST)
+def that_somebody_left_is_said_too_late(case: Case) -> None:
+    """In the end all is well."""
+
+    def words() -> Iterator[tuple[Record, int, int]]:
+        for record, index, change in case.places(PresenceChange):
+            if change.state is Presence.OFFLINE:
+                for later, event in enumerate(record.events):
+                    late = event.at > at(record, index) + 2.5
+                    if later > index and late and _undisturbed(record, index, later):
+                        yield record, index, later
+
+    record, index, later = case.pick(words())
+    word = record.events[index]
+    assert isinstance(word, Received)
+    add(record, later, replace(word, at=at(record, later)))
+    del record.events[index]
+
+
+def _undisturbed(record: Record, begin: int, end: int) -> bool:
+    """Whether a device stays connected from one event to another, and nobody comes or goes."""
+    between = record.events[begin + 1 : end + 1]
+    return any(is_frame(event) for event in between) and not any(
+        isinstance(event, Opening | Lost | Left | Stayed)
+        or (is_frame(event) and isinstance(event.frame, PresenceChange | Welcome))
+        for event in between
+    )

@@ -177,3 +177,21 @@ def two_sources_differ_on_the_epoch(case: Case) -> None:
 def one_source_has_less(case: Case) -> None:
     index, each = case.pick(pair for pair in second_sources(case) if pair[1].messages)
     case.stored[index] = replace(each, messages=each.messages[:-1])
+
+
+@finds(Fault.HOLE, also={Fault.TAIL, Fault.UNREAD})
+def the_newest_number_has_no_message(case: Case) -> None:
+    case.in_store(lambda each: replace(each, seq=each.seq + 1))
+
+
+@finds(Fault.DISAGREEMENT)
+def one_source_knows_a_newer_number(case: Case) -> None:
+    index, each = case.pick(second_sources(case))
+    case.stored[index] = replace(each, seq=each.seq + 1, unread={})
+
+
+@finds(Fault.DISAGREEMENT, also={Fault.CURSOR})
+def two_sources_differ_on_a_cursor(case: Case) -> None:
+    index, each = case.pick(second_sources(case))
+    cursors = {user: seq + 1 for user, seq in each.cursors.items()}
+    case.stored[index] = replace(each, cursors=cursors, unread={})
