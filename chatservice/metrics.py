@@ -183,9 +183,9 @@ class Metrics:
         )
         Gauge(
             "chat_data_free_bytes", "Free space where the state is kept.", registry=registry
-        ).set_function(lambda: float(disk_usage(state_dir).free))
+        ).set_function(lambda: _measured(lambda: disk_usage(state_dir).free))
         Gauge("chat_data_bytes", "Space that the state occupies.", registry=registry).set_function(
-            lambda: float(directory_bytes(state_dir))
+            lambda: _measured(lambda: directory_bytes(state_dir))
         )
 
     def measure_send_queue(self, total: Callable[[], float]) -> None:
@@ -195,6 +195,14 @@ class Metrics:
     def exposition(self) -> bytes:
         """Give the text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+def _measured(measure: Callable[[], int]) -> float:
+    """Measure for a scrape, which a disk that is gone must not spoil."""
+    try:
+        return float(measure())
+    except OSError:
+        return float("nan")
 
 
 def directory_bytes(path: Path) -> int:

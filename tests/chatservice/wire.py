@@ -118,12 +118,12 @@ def upgrade_headers(token: str = "") -> dict[str, str]:
 class Wire:
     """One TCP connection to a service."""
 
-    def __init__(self, service: ServiceProcess, *, receive_buffer: int = 0) -> None:
+    def __init__(self, service: ServiceProcess, *, receive_buffer: int = 0, port: int = 0) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(DEADLINE)
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.connect(("127.0.0.1", service.port))
+        self.socket.connect(("127.0.0.1", port or service.port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray()
         self.welcome: Frame = {}
