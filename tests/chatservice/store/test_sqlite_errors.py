@@ -7,7 +7,6 @@ import contextlib
 import os
 import random
 import resource
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -385,9 +384,21 @@ async def test_a_disk_that_is_read_only(small_disk: Path, sqlite_store: SqliteFa
     await store.close()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 async def test_a_directory_without_permission(tmp_path: Path, sqlite_store: SqliteFactory) -> None:
     state = tmp_path / "state"
     state.mkdir(mode=0o500)
-    assert (await failure_of(sqlite_store(state / "chat.db").start())).kind is StoreErrorKind.IO
-    shutil.rmtree(state)
+    store = sqlite_store(state / "chat.db")
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65_534)  # nobody, who may not even look; root may write anywhere
+    try:
+        refused = await failure_of(store.start())
+    finally:
+        if root:
+            os.seteuid(0)
+    assert refused.kind is StoreErrorKind.IO
+    assert "Permission denied" in str(refused)
+    assert f"permissions of {state}" in str(refused)
+    state.chmod(0o700)
+    await store.start()
+    await store.check()
