@@ -292,10 +292,10 @@ def quick_smoke(act: Act) -> Report:
 
 
 @contextlib.contextmanager
-def watched(site: Site) -> Iterator[Callable[[], list[str]]]:
-    """Ask the service all the time whether it lives; gives what the unanswered questions were.
+def watched(site: Site, path: str = "/healthz") -> Iterator[Callable[[], list[str]]]:
+    """Ask the service something all the time; gives what the unanswered questions were.
 
-    A question counts as unanswered when no connection is made or no answer comes.
+    A question counts as unanswered when no connection is made, or no good answer comes.
     """
     failures: list[str] = []
     ended = threading.Event()
@@ -304,7 +304,7 @@ def watched(site: Site) -> Iterator[Callable[[], list[str]]]:
         asked = 0
         while not ended.wait(0.02):
             asked += 1
-            if (answer := get(site.port, "/healthz", timeout=20.0)) is None or answer[0] != 200:
+            if (answer := get(site.port, path, timeout=20.0)) is None or answer[0] != 200:
                 failures.append(f"question {asked} at {time.time():.3f}: {answer}")
 
     thread = threading.Thread(target=ask, daemon=True)

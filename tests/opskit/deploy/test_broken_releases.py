@@ -96,15 +96,17 @@ def test_a_release_that_crashes_once_it_has_taken_over(v1: Site) -> None:
 def test_a_release_that_fails_its_smoke_test(v1: Site) -> None:
     """It serves and is ready, but does not do what it should: v1 serves again."""
     v1.edit("admission.py", 'text_response(b"ok\\n")', 'text_response(b"ill", status=500)')
-    with watched(v1) as unanswered, pytest.raises(Failure) as caught:
+    with watched(v1, "/version") as unanswered, pytest.raises(Failure) as caught:
         v1.deploy(smoke=True)
     assert unanswered() == []
-    assert " failed 1 of" in str(caught.value)
-    assert str(caught.value).endswith("smoke checks: health")
+    # On a busy machine a check of the time that something takes may fail beside it.
+    said, _, failed = str(caught.value).partition(" smoke checks: ")
+    assert " failed " in said
+    assert "health" in failed.split(", ")
     assert_undone(v1)
     smoke = v1.record.deployments[-1].smoke
     assert smoke is not None
-    assert smoke.failed == 1
+    assert smoke.failed == len(failed.split(", "))
     assert v1.outcome("smoke")[-3:] == [Kind.FAILED, Kind.UNDOING, Kind.UNDONE]
 
 
