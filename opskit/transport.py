@@ -13,10 +13,12 @@ import os
 import signal
 import subprocess
 import tarfile
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import FrameType
 
 from opskit.commands import Command, files
 from opskit.failure import Failure
@@ -151,9 +153,19 @@ class LocalExecutor(Executor):
     @contextlib.contextmanager
     def _started(self, command: Command, *, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
         """Start it; whatever happens meanwhile, neither it nor its children are left behind."""
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            with _signals_deferred():
+                process = self._start(command, stderr)
+            yield process
+        finally:
+            if process is not None:
+                _end(process)
+
+    def _start(self, command: Command, stderr: int) -> subprocess.Popen[bytes]:
         environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
         try:
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 command.argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -166,17 +178,40 @@ class LocalExecutor(Executor):
             raise Failure(
                 f"{self.host}: could not {command.description}: {command.argv[0]}: {error.strerror}"
             ) from None
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                if pipe:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
-            process.wait()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process that still runs, with its children, and let go of its pipes."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    process.wait()
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Hear signals only afterwards, so that what is being made has an owner when they come."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    pending: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        pending.append(number)
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [(number, signal.signal(number, note)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler or signal.SIG_DFL)
+        if pending:
+            os.kill(os.getpid(), pending[0])
 
 
 Answer = Result | Callable[[Command], Result]

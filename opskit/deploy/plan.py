@@ -178,4 +178,4 @@ def _deaf() -> Iterator[None]:
         yield
     finally:
         for number, handler in before:
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
