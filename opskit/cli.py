@@ -241,7 +241,9 @@ def status(env: Env, as_json: Json = False) -> None:
     if as_json:
         _print(seen.to_json())
     else:
-        session.ui().status(seen)
+        from opskit.views import show_status
+
+        show_status(session.ui(), seen)
     if not seen.ok:
         raise typer.Exit(1)
 
@@ -260,7 +262,9 @@ def deployments(
 
         _print(deployments_report(env, record, facts.current, limit))
     else:
-        session.ui().deployments(record, facts, env, limit)
+        from opskit.views import show_deployments
+
+        show_deployments(session.ui(), record, facts, env, limit)
 
 
 @app.command()
@@ -274,7 +278,9 @@ def check(env: Env, as_json: Json = False) -> None:
 
         _print(check_report(env, verdicts))
     else:
-        session.ui().verdicts(verdicts)
+        from opskit.views import show_verdicts
+
+        show_verdicts(session.ui(), verdicts)
     if not all(one.ok for one in verdicts):
         raise typer.Exit(1)
 

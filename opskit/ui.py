@@ -12,22 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opskit.commands import shown
-from opskit.deployments import Deployment, Outcome, Record
 from opskit.durations import short
 from opskit.failure import Failure
 from opskit.layout import release_name
 from opskit.progress import STEP_WIDTH
-from opskit.status import interrupted
 from opskit.terminal import Terminal
 
 if TYPE_CHECKING:
     from checks.smoke import Report
     from opskit.deploy.act import Act
     from opskit.deploy.dry_run import Differences, Planned
-    from opskit.deploy.preflight import Verdict
     from opskit.environment import Environment
-    from opskit.facts import Facts
-    from opskit.status import Status
     from opskit.tokens import Issued
 
 _COMMANDS = (
@@ -42,13 +37,6 @@ _COMMANDS = (
     "tail",
     "token",
 )
-_OUTCOME_STYLES = {
-    Outcome.GOOD: "green",
-    Outcome.FAILED: "red",
-    Outcome.UNDONE: "red",
-    Outcome.INTERRUPTED: "yellow",
-    Outcome.BROKEN: "red",
-}
 
 
 class Ui:
@@ -202,127 +190,6 @@ class Ui:
         for line in changes.configuration.splitlines():
             self.say(f"      {self._diff_line(line)}")
 
-    # --- what is there ------------------------------------------------------------------------
-
-    def status(self, status: Status) -> None:
-        """Show how an environment is."""
-        facts, environment, paint = status.facts, status.target.environment, self.terminal.paint
-        self.heading("", environment)
-        rows: list[tuple[str, str]] = []
-        manifest = facts.releases.get(facts.current) if facts.current else None
-        if facts.current:
-            commit = _commit(manifest.commit, manifest.dirty) if manifest else "manifest damaged"
-            rows.append(("release", f"{release_name(facts.current)}, {commit}"))
-        service = status.service or {}
-        if facts.serving:
-            one = facts.serving
-            up = short(float(service["uptime"])) if "uptime" in service else "?"
-            rows.append(
-                (
-                    "serving",
-                    f"{release_name(one.release)} for {up}, pid {one.pid}, {one.host}:{one.port}",
-                )
-            )
-            rows.append(
-                ("health", paint("red", one.unready) if one.unready else paint("green", "ready"))
-            )
-        else:
-            rows.append(("serving", paint("red", "nothing")))
-        if service:
-            rows.append(
-                (
-                    "members",
-                    f"{service.get('connections')} connections, {service.get('rooms')} rooms",
-                )
-            )
-            size = service.get("database_bytes")
-            megabytes = f"{size / 1e6:.1f} MB, " if isinstance(size, int) else ""
-            rows.append(("store", f"{megabytes}schema {service.get('schema')}"))
-        elif facts.serving:
-            rows.append(("control", paint("red", status.silence)))
-        if (last := status.record.last) is not None:
-            rows.append(("last act", self._act_line(last)))
-        if facts.current:
-            same = "as it would be rendered now"
-            command = f"{self.program} render {environment.name} --diff"
-            differs = f"differs from what is rendered now: {command}"
-            rows.append(("settings", paint("yellow", differs) if status.drift else same))
-        kept = ", ".join(release_name(number) for number in sorted(facts.releases)) or "none"
-        rows.append(("releases", kept))
-        rows.append(("disk", f"{facts.free_bytes / 1e9:.0f} GB free"))
-        for name, text in rows:
-            self.say(f"  {paint('dim', f'{name:<{STEP_WIDTH}}')} {text}")
-        if status.busy is not None:
-            holder = status.busy.holder
-            self.say()
-            self.warnings([f"{holder.who} is busy since {holder.since}: {holder.what}"])
-        if status.record.torn:
-            self.warnings([_torn(status.record)])
-        trouble, command = status.trouble
-        if trouble:
-            self.say()
-            self.say(f"{self.terminal.mark('failed')} {paint('bold', self.runnable(trouble))}")
-            self.say(f"  {paint('cyan', 'next:')} {self.runnable(command)}")
-
-    def _act_line(self, one: Deployment) -> str:
-        paint = self.terminal.paint
-        what = f"{one.action} {release_name(one.release)}" if one.release else str(one.action)
-        smoke = f", {one.smoke.passed} smoke checks passed" if one.smoke else ""
-        outcome = paint(_OUTCOME_STYLES[one.result], one.result.value)
-        return f"{what} by {one.who} {ago(one.started)}: {outcome}{smoke}"
-
-    def deployments(self, record: Record, facts: Facts, environment: str, limit: int) -> None:
-        """Show the record, newest first."""
-        current = facts.current
-        paint, newest = self.terminal.paint, list(reversed(record.deployments))[:limit]
-        if not newest:
-            self.say("no deployments yet")
-        rows = []
-        for one in newest:
-            name = release_name(one.release) if one.release else "-"
-            serves = one.release == current and one is record.last_good(current or 0)
-            smoke = (
-                f"{one.smoke.passed}/{one.smoke.passed + one.smoke.failed}" if one.smoke else "-"
-            )
-            rows.append(
-                [
-                    self.terminal.mark("current") if serves else " ",
-                    name,
-                    one.action.value,
-                    paint(_OUTCOME_STYLES[one.result], one.result.value),
-                    _commit(one.commit, one.dirty) if one.commit else "-",
-                    one.who,
-                    local(one.started),
-                    short(one.duration_s),
-                    smoke,
-                    one.reason,
-                ]
-            )
-        if rows:
-            head = ["", "release", "action", "result", "commit", "who", "when", "took", "smoke", ""]
-            self.terminal.table(head, rows)
-        if record.torn:
-            self.warnings([_torn(record)])
-        broken_off = interrupted(facts, record)
-        if broken_off is not None:
-            what = f"{broken_off.record.action} {release_name(broken_off.release)}"
-            self.say()
-            self.warnings(
-                [
-                    f"{what} by {broken_off.record.who} was interrupted in the step "
-                    f"{broken_off.step}; the next deploy, rollback or stop mends "
-                    f"that; see: opskit status {environment}"
-                ]
-            )
-
-    def verdicts(self, verdicts: Sequence[Verdict]) -> None:
-        """Show what `check` found."""
-        for one in verdicts:
-            mark = self.terminal.mark("done" if one.ok else "failed")
-            self.say(f"  {mark} {one.name:<12} {one.detail}")
-            if one.hint:
-                self.say(f"      {self.terminal.paint('cyan', 'next:')} {self.runnable(one.hint)}")
-
     # --- files and tokens ---------------------------------------------------------------------
 
     def diff(self, text: str) -> None:
@@ -350,34 +217,6 @@ class Ui:
         text = f"{issued.user} may enter {where} for {short(issued.ttl)}; connect to"
         self.say(f"{self.terminal.paint('dim', text)}")
         self.say(f"  {issued.url}?token=...")
-
-
-def _commit(commit: str, dirty: bool) -> str:
-    return (
-        "commit " + commit[:10] if commit not in ("", "none") else "no commit"
-    ) + " + changes" * dirty
-
-
-def _torn(record: Record) -> str:
-    lines = ", ".join(map(str, record.torn))
-    return f"the record of deployments has lines that cannot be read: {lines}"
-
-
-def local(moment: str) -> str:
-    """Write a recorded moment in local time."""
-    try:
-        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    except ValueError:
-        return moment
-
-
-def ago(moment: str) -> str:
-    """Write how long ago a recorded moment was."""
-    try:
-        seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
-    except ValueError:
-        return moment
-    return f"{short(seconds) if seconds >= 10 else f'{seconds:.0f} s'} ago"
 
 
 def nearby(path: Path) -> str:

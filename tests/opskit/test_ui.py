@@ -24,6 +24,7 @@ from opskit.target import Target
 from opskit.terminal import Terminal, visible
 from opskit.transport import RecordingExecutor
 from opskit.ui import Ui, nearby, program
+from opskit.views import show_deployments, show_status, show_verdicts
 from tests.opskit.facts_of import EMPTY
 from tests.opskit.test_deployments import ONE, record
 
@@ -188,9 +189,9 @@ def test_a_status_without_trouble(
     ui, stream = plain
     status = make()
     assert (status.ok, status.trouble) == (True, ("", ""))
-    ui.status(status)
+    show_status(ui, status)
     shown = stream.getvalue()
-    assert "release    v2, commit 0123456789 + changes" in shown
+    assert "release    v2, commit 0123456789+" in shown
     assert "serving    v2 for 1 min, pid 22, 127.0.0.1:8765" in shown
     assert "members    3 connections, 1 rooms" in shown
     assert "next:" not in shown
@@ -226,7 +227,7 @@ def test_trouble_comes_with_the_next_command(
     assert not status.ok
     assert status.trouble == (trouble, f"opskit {command}")
     assert status.to_json()["trouble"] == trouble
-    ui.status(status)
+    show_status(ui, status)
     assert f"next: .venv/bin/opskit {command}" in stream.getvalue()
 
 
@@ -236,7 +237,7 @@ def test_who_is_busy_is_shown(make: Callable[..., Status], plain: tuple[Ui, io.S
     lease = HeldLease("token", Holder("ann@desk", "noon", "deploy dev", ""), 12.0)
     note = json.dumps({"step": "smoke", "deployment": {**ONE.to_json(), "id": "x"}})
     status = make(facts=replace(FINE, lease=lease, in_progress=note))
-    ui.status(status)
+    show_status(ui, status)
     assert "ann@desk is busy since noon: deploy dev" in stream.getvalue()
     assert status.to_json()["lock"] == {"who": "ann@desk", "since": "noon", "what": "deploy dev"}
     assert status.trouble == ("", "")
@@ -245,7 +246,7 @@ def test_who_is_busy_is_shown(make: Callable[..., Status], plain: tuple[Ui, io.S
 def test_an_empty_record_says_so(plain: tuple[Ui, io.StringIO]) -> None:
     """And lines that cannot be read are told of."""
     ui, stream = plain
-    ui.deployments(Record((), (3, 7)), EMPTY, "dev", 20)
+    show_deployments(ui, Record((), (3, 7)), EMPTY, "dev", 20)
     assert "no deployments yet" in stream.getvalue()
     assert "cannot be read: 3, 7" in stream.getvalue()
 
@@ -254,7 +255,7 @@ def test_only_what_serves_is_marked_in_the_record(plain: tuple[Ui, io.StringIO])
     """Of two acts that made it serve, the newer one."""
     ui, stream = plain
     acts = record(("deploy", 1, "good"), ("deploy", 2, "undone"), ("rollback", 1, "good"))
-    ui.deployments(acts, replace(EMPTY, current=1), "dev", 20)
+    show_deployments(ui, acts, replace(EMPTY, current=1), "dev", 20)
     rows = [line.split()[:3] for line in stream.getvalue().splitlines()[1:]]
     assert rows == [[">", "v1", "rollback"], ["v2", "deploy", "undone"], ["v1", "deploy", "good"]]
 
@@ -262,7 +263,7 @@ def test_only_what_serves_is_marked_in_the_record(plain: tuple[Ui, io.StringIO])
 def test_verdicts_with_hints(plain: tuple[Ui, io.StringIO]) -> None:
     """What is wrong comes with what to do."""
     ui, stream = plain
-    ui.verdicts([Verdict("disk", True, "9 GB"), Verdict("port", False, "in use", "stop it")])
+    show_verdicts(ui, [Verdict("disk", True, "9 GB"), Verdict("port", False, "in use", "stop it")])
     assert stream.getvalue().splitlines() == [
         "  ok disk         9 GB",
         "  FAILED port         in use",
