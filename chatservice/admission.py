@@ -45,7 +45,7 @@ from chatservice.routes import (
     preflight_response,
     text_response,
 )
-from chatservice.store import SchemaVersion, Store, StoreError
+from chatservice.store import SchemaVersion, Store, StoreError, StoreErrorKind
 
 log = get_logger("admission")
 
@@ -121,13 +121,18 @@ class Admission:
             unreadable = RequestError(503, "the store does not answer", RETRY_SECONDS)
             response = error_response(unreadable, origin=origin)
         except Exception:
-            log.exception("bug while answering a request", conn=connection.id)
+            self._bug("bug while answering a request", connection)
             response = error_response(RequestError(500, "internal error"), origin=origin)
         if response is not None:
             if request.method == "HEAD":  # which a body must not follow (RFC 9110, 9.3.2)
                 response.body = b""
             self._refused(connection, route, response.status_code)
             connection.respond(response)
+
+    def _bug(self, what: str, connection: Connection) -> None:
+        """Log and count the exception that is being handled."""
+        log.exception(what, conn=connection.id)
+        self._metrics.room_errors[StoreErrorKind.INTERNAL].inc()
 
     def _refused(self, connection: Connection, route: Route | None, status: int) -> None:
         """Count and log what did not become a member."""
@@ -327,9 +332,14 @@ class Admission:
         connection.user, connection.workspace = identity.user, workspace
         self.set_expiry(connection, identity)
         self._welcome(connection, live)
-        connection.respond(upgrade)
-        live.carry_out(live.room.entered(connection, entry))
-        live.flush()
+        try:
+            connection.respond(upgrade)
+            live.carry_out(live.room.entered(connection, entry))
+            live.flush()
+        except Exception:  # it is the server's already, so it is closed and not refused
+            self._bug("bug while welcoming a member", connection)
+            connection.abort("error")
+            return
         result = "resumed" if entry.resumed else "fresh" if after is None else "reset"
         self._metrics.resumes[result].inc()
         self._metrics.handshakes["accepted"].inc()
