@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ from chatservice.jwks import (
     parse_jwks,
     shown_url,
 )
+from chatservice.log_format import FIELDS
 
 DEADLINE = 20.0
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
@@ -465,6 +467,35 @@ async def test_a_failing_refresh_keeps_the_keys(key_server: KeyServer, breakage:
     assert caught.value.status == 503
     assert authenticator.verify(token("ec")).user == "ada"
     await authenticator.close()
+
+
+async def test_what_is_loaded_and_what_fails_is_logged_without_secrets(
+    key_server: KeyServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "chatservice.jwks")
+
+    def logged() -> list[tuple[str, dict[str, Any]]]:
+        found = [(r.getMessage(), r.__dict__[FIELDS]) for r in caplog.records]
+        caplog.clear()
+        return found
+
+    key_server.serve(key_set(EC, {"kty": "oct"}))
+    keys = RemoteKeys(key_server.url + "?code=canary", refresh=3600.0, cooldown=0.0)
+    await keys.start()
+    ignored = "key 1 is symmetric; a shared secret belongs in auth.secret_file"
+    assert logged() == [
+        ("key set loaded", {"url": key_server.url, "keys": 1}),
+        ("a key of the set is ignored", {"url": key_server.url, "why": ignored}),
+    ]
+    await keys.renew()
+    assert logged() == []
+    key_server.serve(b"", 500)
+    await keys.renew()
+    why = f"{key_server.url}: answered 500"
+    assert logged() == [
+        ("the key set cannot be loaded", {"url": key_server.url, "why": why, "kept": 1})
+    ]
+    await keys.close()
 
 
 async def test_a_key_that_left_the_set_is_no_longer_good(key_server: KeyServer) -> None:

@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -279,6 +280,37 @@ def test_a_closed_stream_is_survived() -> None:
     logs.get_logger("x").info("m")
     writer.flush()
     assert writer.lost == 1
+
+
+def test_a_line_that_cannot_be_formatted_is_counted_as_lost() -> None:
+    class Broken(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            raise RuntimeError
+
+    writer = LineWriter(io.StringIO(), Broken())
+    writer.emit(logging.LogRecord("x", logging.INFO, "", 0, "m", (), None))
+    assert writer.lost == 1
+    writer.close()
+
+
+def test_flushing_waits_for_the_lines_and_no_longer() -> None:
+    written = threading.Event()
+
+    class Slow(io.StringIO):
+        def write(self, text: str) -> int:
+            time.sleep(0.1)
+            written.set()
+            return super().write(text)
+
+    writer = LineWriter(Slow(), JsonFormatter("v1"))
+    endings: list[Callable[[], None]] = [partial(writer.flush, DEADLINE), writer.close]
+    for ending in endings:
+        written.clear()
+        began = time.monotonic()
+        writer.emit(logging.LogRecord("x", logging.INFO, "", 0, "m", (), None))
+        ending()
+        assert written.is_set()
+        assert time.monotonic() - began < DEADLINE / 2
 
 
 def test_a_stalled_reader_stalls_nobody_and_the_loss_is_reported() -> None:
