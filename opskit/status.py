@@ -112,7 +112,7 @@ class Status:
             "store": {
                 "bytes": service.get("database_bytes"),
                 "schema": service.get("schema"),
-                "path": str(environment.settings.database),
+                "kind": environment.settings.store.kind,
             },
             "releases": [release_name(number) for number in sorted(facts.releases)],
             "last_deployment": self.record.last.to_json() if self.record.last else None,

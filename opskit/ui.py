@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from opskit.commands import shown
+from opskit.commands import quote, shown
 from opskit.durations import short
 from opskit.failure import Failure
 from opskit.layout import release_name
@@ -235,9 +235,9 @@ def program(arguments: Sequence[str] = ()) -> str:
     """
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
-        name = f"{nearby(Path(sys.executable))} -m opskit"
+        name = [nearby(Path(sys.executable)), "-m", "opskit"]
     else:
         found = shutil.which("opskit")
         same = found is not None and os.path.realpath(found) == os.path.realpath(called)
-        name = "opskit" if same else nearby(called.absolute())
-    return " ".join([name, *arguments])
+        name = ["opskit" if same else nearby(called.absolute())]
+    return quote([*name, *arguments])

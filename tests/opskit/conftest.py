@@ -66,8 +66,9 @@ def site_factory(tmp_path: Path, layers: Path, pristine: Path) -> Iterator[SiteF
     sites: list[Site] = []
     numbers = itertools.count()
 
-    def make(**options: Any) -> Site:
-        site = Site(tmp_path / f"s{next(numbers)}", layers, pristine=pristine, **options)
+    def make(*, name: str = "", **options: Any) -> Site:
+        name = name or f"s{next(numbers)}"
+        site = Site(tmp_path / name, layers, pristine=pristine, **options)
         sites.append(site)
         return site
 

@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from opskit.deployments import Outcome
+from tests.opskit.conftest import SiteFactory
 from tests.opskit.site import Site
 
 
@@ -225,6 +226,22 @@ def on_terminal(site: Site, *arguments: str, **environ: str) -> str:
     os.close(master)
     assert process.wait(timeout=30) == 0, seen
     return seen.decode()
+
+
+def test_whatever_the_directory_is_called(site_factory: SiteFactory) -> None:
+    """Spaces and quotation marks in a path are no trouble, and what is suggested can be run."""
+    site = site_factory(name="it's a $HOME \" one")
+    done = site.opskit("deploy", "dev")
+    assert done.returncode == 0, done.stderr
+    (suggested,) = [line for line in done.stdout.splitlines() if " token dev " in line]
+    command = suggested.partition("  get a token")[0]
+    shell = subprocess.run(
+        ["sh", "-c", command], env=site.environ, cwd=site.directory, capture_output=True, text=True
+    )
+    assert shell.returncode == 0, shell.stderr
+    assert shell.stdout.count(".") == 2, "it is no token"
+    assert site.opskit("stop", "dev").returncode == 0
+    assert site.facts.processes == ()
 
 
 def test_stop_and_start(site: Site) -> None:
