@@ -155,27 +155,37 @@ class Process:
         for unknown in given.values():
             unknown.close()
         self._control.bind()
-        await self._accept()
+        await self._get_ready_to_accept()
         if relieving is not None:
             await asyncio.to_thread(relieving.confirm)
-        # From here on nobody else serves: nothing may fail.
+        # From here on nobody else serves: nothing may fail. Nor does this one serve before: if it
+        # died then, the old one would serve on, and know nothing of what this one had stored.
+        await self._accept()
         self._control.open()
         try:
             self._pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
         except OSError as error:
             log.error("the pid file cannot be written", path=self._pid_file, reason=str(error))
 
-    async def _accept(self) -> None:
-        """Accept on the listeners. They are duplicated: closing a server keeps ours open."""
+    async def _get_ready_to_accept(self) -> None:
+        """Do all that can fail. Listeners are duplicated: closing a server keeps ours open."""
         loop = asyncio.get_running_loop()
         server, metrics = self._server, self._server.metrics
         for listener, factory in (
             (self._listeners["public"], lambda: Connection(server, loop)),
             (self._listeners["admin"], lambda: AdminConnection(metrics)),
         ):
+            duplicate = listener.dup()
+            duplicate.listen(BACKLOG)  # as `_accept` does again, and cannot fail to do then
             self._servers.append(
-                await loop.create_server(factory, sock=listener.dup(), backlog=BACKLOG)
+                await loop.create_server(
+                    factory, sock=duplicate, backlog=BACKLOG, start_serving=False
+                )
             )
+
+    async def _accept(self) -> None:
+        for server in self._servers:
+            await server.start_serving()
 
     def _refuse_more(self) -> None:
         """Accept no more; who connects meanwhile waits in the backlog."""
@@ -184,7 +194,7 @@ class Process:
         self._servers = []
 
     async def _abandon(self) -> None:
-        """Serve no more, as it was never confirmed; who came in meanwhile goes to the other."""
+        """Let go of everything, as it was never confirmed."""
         self._refuse_more()
         for listener in self._listeners.values():
             listener.close()
@@ -309,6 +319,7 @@ class Process:
     async def _accept_again(self) -> None:
         while not self._servers:
             try:
+                await self._get_ready_to_accept()
                 await self._accept()
             except OSError as error:
                 self._refuse_more()

@@ -2,8 +2,9 @@
 
 Two-phase, so that a bad release costs nothing. The new process asks only when all that can fail
 alone has succeeded. The old one reads nothing more, sees what it read through to the disk and to
-its members, and passes the listeners (SCM_RIGHTS, unix(7)). The new one serves and confirms; only
-then does the old one dismiss its members and exit. Without a confirmation it reads on.
+its members, and passes the listeners (SCM_RIGHTS, unix(7)). The new one confirms, and serves from
+then on; only then does the old one dismiss its members and exit. Without a confirmation it reads
+on. At no moment do both serve: each would be ignorant of what the other stores.
 
 Version 1 of the conversation, a line of JSON each:
 
@@ -29,7 +30,7 @@ from chatservice.control import MAX_LINE, ControlError, connect, read_line
 
 VERSION: Final = 1
 CONFIRM_SECONDS: Final = 10.0
-"""How long the old process waits, reading nothing, for the new one to serve."""
+"""How long the old process waits, reading nothing, for the new one to confirm."""
 ASK_SECONDS: Final = 15.0
 """How long the new process waits for the old one to finish what is under way."""
 

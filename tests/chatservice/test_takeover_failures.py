@@ -34,6 +34,7 @@ from tests.chatservice.wire import (
     eventually,
     frame,
     log_lines,
+    request,
     status,
 )
 from tests.conftest import ServiceFactory
@@ -118,6 +119,33 @@ def test_a_newcomer_that_dies_holding_the_listeners_leaves_the_old_one_serving(
         assert code != 0
         assert times_relieved(serving) == before + 1
         chatting.confirm()
+
+
+def test_a_newcomer_serves_nobody_before_it_has_confirmed(
+    serving: ServiceProcess, chatting: Bystanders, tmp_path: Path
+) -> None:
+    """The old one serves on if it dies, and would not know what it had stored meanwhile."""
+    reached = tmp_path / "reached"
+    hesitant = launcher(
+        tmp_path / "hesitant.py",
+        "def hesitate(self):\n"
+        f"    open({str(reached)!r}, 'w').close()\n"
+        "    time.sleep(60)\n"
+        "takeover.Claim.confirm = hesitate",
+    )
+    process = newcomer(serving, program=hesitant)
+    eventually(reached.exists)
+    with socket.create_connection(("127.0.0.1", serving.port), DEADLINE) as waiting:
+        waiting.sendall(request("/version"))
+        waiting.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            waiting.recv(1)
+        process.kill()
+        end_of(process)
+        waiting.settimeout(DEADLINE)
+        answer = waiting.recv(65536)
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["pid"] == serving.pid
+    chatting.confirm()
 
 
 def test_without_a_confirmation_the_old_one_serves_on(
