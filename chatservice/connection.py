@@ -313,8 +313,8 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """Send serialised frames; a client that leaves too much unread is closed (4408).
 
-        What waited before must be within the limit, so that a single buffer may be larger than
-        it, such as the past of somebody who was away for long.
+        The buffer that goes past the limit may be of any size, such as the past of somebody who
+        was away for long: then as much as the limit may wait beside it.
         """
         if self._websocket.state is not State.OPEN or self._gone:
             return
