@@ -46,6 +46,7 @@ from chatservice.routes import (
     text_response,
 )
 from chatservice.store import SchemaVersion, Store, StoreError, StoreErrorKind
+from chatservice.tasks import Tasks
 
 log = get_logger("admission")
 
@@ -89,16 +90,14 @@ class Admission:
         self._metrics = metrics
         self._origins = frozenset(origin.lower() for origin in settings.auth.origins)
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._started = time.time()
         self.counts = ConnectionCounts(settings.limits)
         self.draining = False
 
     def handle(self, connection: Connection, request: Request) -> None:
         """Answer a request; reading from the connection is paused until then."""
-        task = self._loop.create_task(self._answer(connection, request))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._answer(connection, request))
 
     @property
     def busy(self) -> bool:

@@ -7,10 +7,10 @@ when the batch is on disk every room concerned publishes its part and is flushed
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from time import perf_counter
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ from chatservice.metrics import Metrics
 from chatservice.neighbours import Neighbours
 from chatservice.room import Room, Rules
 from chatservice.store import Append, Appended, MoveCursor, Store, StoreError, StoreErrorKind
+from chatservice.tasks import Tasks
 from chatservice.timers import TimerWheel
 
 log = get_logger("rooms")
@@ -80,7 +81,7 @@ class Rooms:
         self._live: dict[str, LiveRoom] = {}
         self._opening: dict[str, asyncio.Future[LiveRoom]] = {}
         self._forgetting: dict[str, asyncio.Event] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._missing: dict[LiveRoom, Fetch] = {}
         self._fetching: asyncio.Task[None] | None = None
         self.neighbours = Neighbours(
@@ -166,8 +167,7 @@ class Rooms:
         """Commit and read no more."""
         await self.committer.close()
         await self.neighbours.close()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     # --- time ----------------------------------------------------------------------------
 
@@ -303,7 +303,7 @@ class Rooms:
         self._metrics.storage[operation, "error"].inc()
         if error.kind is StoreErrorKind.STALE:
             for live in concerned:
-                self._spawn(self._compare(live))
+                self._tasks.spawn(self._compare(live))
             return
         if error.kind is StoreErrorKind.INTERNAL:
             log.error("bug in the store", operation=operation, reason=str(error))
@@ -340,9 +340,9 @@ class Rooms:
         if isinstance(action, Fetch):
             self._missing[live] = action
             if self._fetching is None or self._fetching.done():
-                self._fetching = self._spawn(self._fetch())
+                self._fetching = self._tasks.spawn(self._fetch())
         else:
-            self._spawn(self._recount(live, action))
+            self._tasks.spawn(self._recount(live, action))
 
     async def _recount(self, live: LiveRoom, action: Recount) -> None:
         workspace, upto = live.room.workspace, action.upto
@@ -358,12 +358,6 @@ class Rooms:
             live.carry_out(live.room.recounted(action.user, None))
         else:
             live.carry_out(live.room.recounted(action.user, entry.cursor))
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
 
     async def _fetch(self) -> None:
         """Read what rooms miss, all of them together, until it is there.

@@ -31,6 +31,7 @@ from chatservice.protocol import CloseCode, Error, ErrorCode, FrameError
 from chatservice.room import Rules
 from chatservice.rooms import Rooms
 from chatservice.store import Store, StoreError, StoreErrorKind
+from chatservice.tasks import Tasks
 from chatservice.timers import TimerWheel
 
 log = get_logger("server")
@@ -83,7 +84,7 @@ class ChatServer:
         self._lingering: set[Connection] = set()
         self._nobody = asyncio.Event()
         self._nobody.set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._operations: dict[type, Callable[[Connection, LiveRoom, Any], None]] = {
             protocol.Send: self._send,
             protocol.Read: self._read,
@@ -135,7 +136,7 @@ class ChatServer:
 
     def _at_the_door(self, silent_too: bool) -> bool:
         return self.admission.busy or (
-            silent_too and any(not connection.asked for connection in self._half_open)
+            silent_too and any(not (each.asked or each.gone) for each in self._half_open)
         )
 
     def resume(self) -> None:
@@ -170,8 +171,7 @@ class ChatServer:
 
     async def close(self) -> None:
         """Let go of the store and of every task."""
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         await self.health.close()
         await self.rooms.close()
         await self._authenticator.close()
@@ -215,9 +215,7 @@ class ChatServer:
         try:
             self._operations[type(frame)](connection, live, frame)
         except Exception:
-            log.exception("bug in a room", conn=connection.id, workspace=connection.workspace)
-            self.metrics.room_errors[StoreErrorKind.INTERNAL].inc()
-            live.tell(connection, Error(ErrorCode.UNAVAILABLE, "internal error"))
+            self._bug(connection, live)
 
     def flooded(self, connection: Connection, text: str | None) -> None:
         """Refuse a frame past the rate limit; close who does not heed it."""
@@ -306,7 +304,7 @@ class ChatServer:
             why = "history: `before` and `limit` must be at least 1"
             self._refuse(connection, live, "history", Error(ErrorCode.BAD_FRAME, why))
             return
-        self._spawn(self._send_history(connection, live, frame))
+        self._spawn(connection, live, self._send_history(connection, live, frame))
 
     async def _send_history(
         self, connection: Connection, live: LiveRoom, frame: protocol.ReadHistory
@@ -329,7 +327,7 @@ class ChatServer:
     def _authenticate(
         self, connection: Connection, live: LiveRoom, frame: protocol.Authenticate
     ) -> None:
-        self._spawn(self._renew(connection, live, frame.token))
+        self._spawn(connection, live, self._renew(connection, live, frame.token))
 
     async def _renew(self, connection: Connection, live: LiveRoom, token: str) -> None:
         try:
@@ -351,7 +349,22 @@ class ChatServer:
         self.metrics.requests[operation, "client_error"].inc()
         live.tell(connection, error)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _spawn(
+        self, connection: Connection, live: LiveRoom, work: Coroutine[Any, Any, None]
+    ) -> None:
+        self._tasks.spawn(self._see_through(connection, live, work))
+
+    async def _see_through(
+        self, connection: Connection, live: LiveRoom, work: Coroutine[Any, Any, None]
+    ) -> None:
+        """Do what a member asked for; a bug is answered, too."""
+        try:
+            await work
+        except Exception:
+            self._bug(connection, live)
+
+    def _bug(self, connection: Connection, live: LiveRoom) -> None:
+        """Log, count and answer the exception that is being handled."""
+        log.exception("bug in a room", conn=connection.id, workspace=connection.workspace)
+        self.metrics.room_errors[StoreErrorKind.INTERNAL].inc()
+        live.tell(connection, Error(ErrorCode.UNAVAILABLE, "internal error"))
