@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial, wraps
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, Final
 
 import msgspec
@@ -33,11 +33,13 @@ from chatservice.store import (
 )
 from chatservice.store import sqlite_database as database
 from chatservice.store.sqlite import SqliteStore
+from chatservice.takeover import Claim
 
 EVERY: Final = 10
 """Every so many messages are treated wrongly."""
 COMMIT_SECONDS: Final = 10.0
 """How long what was acknowledged may wait to be committed, where that is broken."""
+HESITATION_SECONDS: Final = 5.0
 
 BROKEN: dict[str, Callable[[], None]] = {}
 
@@ -225,9 +227,23 @@ def forgets_which_history_it_is() -> None:
     _wrap(Room, "__init__", begin)
 
 
+# --- nothing that a member could notice -------------------------------------------------------
+
+
 @broken
 def nothing() -> None:
     """Break nothing: for comparison."""
+
+
+@broken
+def hesitates_to_confirm() -> None:
+    """Take so long to take over that it can be killed in the middle of that."""
+
+    def confirm(original: Any, _: Claim) -> None:
+        sleep(HESITATION_SECONDS)
+        original()
+
+    _wrap(Claim, "confirm", confirm)
 
 
 if __name__ == "__main__":

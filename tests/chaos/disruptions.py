@@ -23,6 +23,7 @@ from tests.service_process import REPOSITORY, ServiceFailed, ServiceProcess
 TAKE_OVER_SECONDS = 0.5
 """A take-over is cut short at any moment of it, or just after. On a quick machine it takes 0.25."""
 
+HESITANT = ("-m", "tests.chaos.broken", "hesitates_to_confirm")
 PROGRESS_SECONDS = 60.0
 
 
@@ -91,15 +92,19 @@ class Disruptions:
         self._note("take-over")
         await asyncio.to_thread(self.service.take_over)
 
-    async def cut_take_over_short(self) -> None:
+    async def cut_take_over_short(self, *, hesitant: bool = False) -> None:
         """Kill -9 the process that takes over, at any moment: whoever was relieved comes back.
 
         Before the new one has confirmed, the old one must serve on by itself; after that nobody
         is left, as after any crash, and it is started again.
+
+        Args:
+            hesitant: have it hesitate to confirm, and be killed then.
         """
         self._note("take-over killed")
         service = self.service
-        argv = [*service.program, "serve", "--settings", str(service.settings_file), "--take-over"]
+        program = HESITANT if hesitant else service.program
+        argv = [*program, "serve", "--settings", str(service.settings_file), "--take-over"]
         with service.log_file.open("ab") as log:
             new = subprocess.Popen(
                 [sys.executable, *argv],
@@ -109,7 +114,7 @@ class Disruptions:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        await self.calm(0.0, TAKE_OVER_SECONDS)
+        await self.calm(hesitant * 1.0, hesitant * 1.0 + TAKE_OVER_SECONDS)
         new.kill()
         await asyncio.to_thread(new.wait)
         await asyncio.to_thread(self._carry_on)

@@ -73,6 +73,10 @@ def somebody_resumed(records: Sequence[Record]) -> bool:
     return False
 
 
+def test_everything_that_can_be_broken_is_tried() -> None:
+    assert BROKEN.keys() == EXPECTED.keys() | {"nothing", "hesitates_to_confirm"}
+
+
 async def test_what_is_broken_is_found(service_factory: ServiceFactory, seed: int) -> None:
     """All of them run at once, and beside them one of which nothing is broken."""
 
@@ -89,7 +93,7 @@ async def test_what_is_broken_is_found(service_factory: ServiceFactory, seed: in
             start=False,
             program=("-m", "tests.chaos.broken", name),
         )
-        for name in BROKEN
+        for name in (*EXPECTED, "nothing")
     }
     outcomes = await asyncio.gather(*(run(*each) for each in services.items()))
     found = dict(zip(services, outcomes, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from tests.chaos.disruptions import Disruptions
@@ -40,14 +42,14 @@ async def test_every_way_to_stop_and_start(service_factory: ServiceFactory, seed
     """
 
     async def all_of_it(disruptions: Disruptions) -> None:
-        ways = [
+        ways: list[Callable[[], Awaitable[None]]] = [
             disruptions.restart,
             disruptions.take_over,
             disruptions.cut_take_over_short,
             lambda: disruptions.freeze(2.0),
             disruptions.kill,
             disruptions.take_over,
-            disruptions.cut_take_over_short,
+            lambda: disruptions.cut_take_over_short(hesitant=True),
         ]
         disruptions.chance.shuffle(ways)
         await disruptions.calm(1.0, 2.0)
