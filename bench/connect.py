@@ -221,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.json:
         print(as_json(rounds, machine, cores, arguments))
         return 0
-    note = f"{arguments.rounds} rounds, medians; rooms of {ROOM}; all on 127.0.0.1"
+    note = f"rounds: {arguments.rounds}, medians; rooms of {ROOM}; all on 127.0.0.1"
     print(as_text(rounds, machine, cores, note))
     return 0
 

@@ -152,7 +152,7 @@ def as_text(cells: Cells, machine: dict[str, Any], cores: Cores, notes: Sequence
         "p99 ms",
         "server CPU",
         "load CPU",
-        "ours/it",
+        "ours per CPU-s",
     )
     for shape, load in dict.fromkeys((shape, load) for shape, load, _ in cells):
         rows = []
@@ -217,7 +217,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.fanout", description=__doc__.splitlines()[0])
     peers = [name for name in NAMES if name != OURS]
     parser.add_argument("--shape", nargs="+", default=list(SHAPES), metavar="ROOMSxMEMBERS")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each window (2)")
+    parser.add_argument("--seconds", type=float, default=2.5, help="of each window (2.5)")
     parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
     parser.add_argument("--peers", nargs="*", default=peers, choices=peers)
     parser.add_argument("--publishers", type=int, default=10, help="most in a room (10)")
@@ -256,9 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(as_json(cells, machine, cores, arguments))
         return 0
     notes = [
-        f"up to {arguments.publishers} members of each room publish, each with "
-        f"{arguments.window} under way; {arguments.rounds} rounds of {arguments.seconds:g} s, "
-        "medians. chatservice is durable, the others store nothing."
+        f"rounds: {arguments.rounds}, medians; {arguments.seconds:g} s for each load; up to "
+        f"{arguments.publishers} members of a room publish, each with {arguments.window} under "
+        "way\nchatservice is durable, the others store nothing"
     ]
     print(as_text(cells, machine, cores, notes))
     return 0
