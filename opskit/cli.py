@@ -429,9 +429,13 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(1)
     except OSError as error:
-        if "--debug" in arguments:
-            raise
-        _explain(Failure(f"{error.filename or 'system'}: {error.strerror}"), arguments)
+        said = f"{error.filename or 'system'}: {error.strerror}"
+        _explain(Failure(said).with_traceback(error.__traceback__), arguments)
+        sys.exit(1)
+    except Exception as error:
+        said = f"internal error: {type(error).__name__}: {error}"
+        bug = Failure(said, hint="see where with: --debug").with_traceback(error.__traceback__)
+        _explain(bug, arguments)
         sys.exit(1)
     sys.exit(0)
 

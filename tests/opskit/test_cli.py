@@ -6,9 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from opskit import cli
 from opskit.cli import hoist
 from tests.service_process import REPOSITORY
 
@@ -147,6 +149,24 @@ def test_debug_shows_the_traceback(here: Path) -> None:
     assert done.returncode == 1
     assert "Traceback (most recent call last)" in done.stderr
     assert "dev: nothing serves" in done.stderr
+
+
+def test_a_bug_is_no_traceback_unless_asked_for(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever is wrong inside, a person reads one line, and how to see more."""
+
+    def broken(name: str) -> NoReturn:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(cli.session, "target", broken)
+    for arguments, traceback in ((["status", "dev"], False), (["--debug", "status", "dev"], True)):
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        assert end.value.code == 1
+        said = capsys.readouterr().err
+        assert "internal error: ZeroDivisionError: by zero" in said
+        assert ("Traceback" in said and "in broken" in said) is traceback
 
 
 def test_the_file_is_found_from_a_directory_below(here: Path) -> None:
