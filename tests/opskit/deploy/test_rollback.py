@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -32,6 +31,8 @@ def test_back_and_further_back_and_forward_again(v3: Site) -> None:
         assert (act.name, act.before, v3.serving, v3.current) == ("v2", 3, "v2", "releases/v2")
         assert act.report is not None
         assert act.report.ok
+        steps = [event.step for event in v3.events if event.kind is Kind.DONE]
+        assert steps[:4] == ["lock", "select", "begin", "switch"], "more than a fast way back"
         assert v3.rollback().name == v3.serving == "v1"
         with pytest.raises(Failure, match="no good release before v1 to roll back to") as caught:
             v3.rollback()
@@ -65,39 +66,44 @@ def test_a_rollback_restores_the_configuration(site: Site) -> None:
     assert site.serving == "v1"
 
 
-def test_a_failed_release_is_no_target_unless_named(v3: Site) -> None:
+def test_a_failed_release_is_no_target_unless_named(site: Site) -> None:
     """The last good one is chosen over a newer failed one; by its name the failed one serves."""
-    v3.edit("admission.py", 'text_response(b"ok\\n")', 'text_response(b"ill", status=500)')
+    site.deploy()
+    site.edit("admission.py", 'text_response(b"ok\\n")', 'text_response(b"ill", status=500)')
     with pytest.raises(Failure):
-        v3.deploy(smoke=True)
-    v3.restore()
-    v3.change("v5")
-    v3.deploy()
-    assert v3.rollback().name == "v3"
-    with pytest.raises(Failure, match="v4 failed 1 of") as caught:
-        v3.rollback(4, smoke=True)
-    assert v3.serving == "v3"
-    assert "opskit rollback v4 --env dev --no-smoke" in caught.value.hint
-    done = v3.opskit("rollback", "v4", "--env", "dev", "--no-smoke")
+        site.deploy(smoke=True)
+    site.restore()
+    site.change("v3")
+    site.deploy()
+    assert site.rollback().name == "v1"
+    with pytest.raises(Failure, match="v2 failed 1 of") as caught:
+        site.rollback(2, smoke=True)
+    assert site.serving == "v1"
+    assert "opskit rollback v2 --env dev --no-smoke" in caught.value.hint
+    done = site.opskit("rollback", "v2", "--env", "dev", "--no-smoke")
     assert done.returncode == 0, done.stderr
-    assert v3.serving == "v4"
+    assert site.serving == "v2"
 
 
-def test_a_rollback_to_a_damaged_release_is_refused(v3: Site) -> None:
+def test_a_rollback_to_a_damaged_release_is_refused(site: Site) -> None:
     """A file that changed on the host is seen before anything is switched."""
-    file = v3.root / "releases/v2/code/chatservice/__main__.py"
-    pid, text = v3.pid, file.read_text()
+    site.deploy()
+    site.change("v2")
+    site.deploy()
+    file = site.root / "releases/v1/code/chatservice/__main__.py"
+    pid, text = site.pid, file.read_text()
     file.write_text(text + "# changed on the host\n")
     with pytest.raises(Failure, match=r"is damaged: code/chatservice/__main__\.py: FAILED"):
-        v3.rollback()
-    assert v3.outcome("switch") == []
-    assert v3.pid == pid
-    (layer,) = (v3.root / "layers").iterdir()
+        site.rollback()
+    assert site.outcome("switch") == []
+    assert site.pid == pid
+    file.write_text(text)
+    (layer,) = (site.root / "layers").iterdir()
     (layer / "uvloop" / "__init__.py").write_text("")
     with pytest.raises(Failure, match=r"is damaged: uvloop/__init__\.py: FAILED"):
-        v3.rollback(1)
-    assert v3.pid == pid
-    assert v3.leftovers() == []
+        site.rollback(1)
+    assert site.pid == pid
+    assert site.leftovers() == []
 
 
 def test_a_rollback_that_fails_is_undone(site: Site) -> None:
@@ -201,13 +207,3 @@ def test_pruned_releases(site_factory: SiteFactory) -> None:
     with pytest.raises(Failure, match="there is no release v1") as caught:
         site.rollback(1)
     assert caught.value.hint == "good releases: v3"
-
-
-def test_it_is_fast(v3: Site) -> None:
-    """The old release serves after four steps, long before the smoke test has ended."""
-    started = time.monotonic()
-    v3.rollback()
-    until = {event.step: event.seconds for event in v3.events if event.kind is Kind.DONE}
-    assert list(until)[:4] == ["lock", "select", "begin", "switch"]
-    assert sum(until[step] for step in ("lock", "select", "begin", "switch")) < 30
-    assert time.monotonic() - started < 60
