@@ -13,14 +13,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from chatservice import logs
 from chatservice.admission import Build
 from chatservice.auth import Authenticator
-from chatservice.backend import backend
+from chatservice.backend import Postgres, backend
 from chatservice.config import Settings, SettingsError, load_settings
 from chatservice.control import ControlError, ask
 from chatservice.process import Process, StartError
 from chatservice.store import SchemaVersion, StoreError, StoreErrorKind
+from chatservice.store.sqlite_source import CopyError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         status: int = arguments.run(settings, arguments)
     except SettingsError as error:
         return _complain(2, error)
-    except (StartError, StoreError, ControlError) as error:
+    except (StartError, StoreError, CopyError, ControlError) as error:
         return _complain(1, error)
     except OSError as error:
         return _complain(1, f"{error.filename or 'system'}: {error.strerror}")
@@ -60,6 +63,15 @@ def _parser() -> argparse.ArgumentParser:
     command("check", _check, "Check settings, secrets and database; start nothing.")
     command("migrate", _migrate, "Bring the database's schema up to date.")
     command("schema", _schema, "Say which schema this release and the database have, as JSON.")
+    copy = command("copy", _copy, "Copy a SQLite store into the empty PostgreSQL store.")
+    copy.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="the state directory, or the chat.db, of a service that is stopped",
+    )
     ctl = command("ctl", _ctl, "Give the running process an order; print its answer as JSON.")
     orders = ctl.add_subparsers(required=True, dest="order", metavar="ORDER")
     orders.add_parser("status", help="what it is and does")
@@ -126,6 +138,16 @@ def _schema(settings: Settings, arguments: argparse.Namespace) -> int:
             }
         )
     )
+    return 0
+
+
+def _copy(settings: Settings, arguments: argparse.Namespace) -> int:
+    kind = backend(settings, where=str(arguments.settings))
+    if not isinstance(kind, Postgres):
+        raise SettingsError(
+            str(arguments.settings), "store.kind", 'must be "postgres": that is where copies go'
+        )
+    print(json.dumps(msgspec.to_builtins(kind.copy_from(arguments.source))))
     return 0
 
 

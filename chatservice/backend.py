@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from chatservice.cluster import Alone, Bus
 from chatservice.config import Settings, SettingsError
 from chatservice.store import SchemaVersion, Store
 from chatservice.store import migrate as sqlite_schema
 from chatservice.store.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from chatservice.store.copying import Copied
 
 
 class Backend(Protocol):
@@ -131,6 +134,16 @@ class Postgres:
         from chatservice.store import postgres_migrate
 
         return asyncio.run(postgres_migrate.migrate_at(self._dsn))
+
+    def copy_from(self, place: Path) -> Copied:
+        """Copy a stopped service's SQLite store into the database, which must be empty.
+
+        Raises:
+            StoreError, CopyError: nothing was copied.
+        """
+        from chatservice.store.copying import copy_sqlite
+
+        return asyncio.run(copy_sqlite(place, self._dsn, keep=self._settings.history.keep))
 
 
 def backend(settings: Settings, *, where: str) -> Backend:
