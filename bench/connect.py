@@ -48,7 +48,7 @@ def swarm_of(server: Running, connections: int, *, first_room: int = 0) -> Swarm
     return Swarm(
         server.dialect,
         Shape(max(1, connections // ROOM), min(ROOM, connections), 0),
-        server.port,
+        [server.port],
         server.token,
         functools.partial(cpu_seconds, server.pid),
         complete=None,

@@ -73,7 +73,7 @@ async def measure(
     """Measure one server in one shape: saturated, then at half of the rate that this gave."""
     with running(name, directory, cores) as server:
         cpu = functools.partial(cpu_seconds, server.pid)
-        swarm = Swarm(server.dialect, shape, server.port, server.token, cpu)
+        swarm = Swarm(server.dialect, shape, [server.port], server.token, cpu)
         await swarm.connect()
         try:
             warm_up = min(WARM_UP, arguments.seconds)

@@ -76,7 +76,8 @@ class Swarm:
     Args:
         dialect: how the server is spoken to.
         shape: who is where.
-        port: where the server listens, on 127.0.0.1.
+        ports: where the server listens, on 127.0.0.1; the members of each room are dealt out
+            over several, so that neighbours are on different nodes.
         token: signs tokens.
         server_cpu: gives the CPU seconds that the server has used so far.
         complete: how many members read everything; all of them where it is None.
@@ -87,7 +88,7 @@ class Swarm:
         self,
         dialect: Dialect,
         shape: Shape,
-        port: int,
+        ports: Sequence[int],
         token: Token,
         server_cpu: Callable[[], float],
         *,
@@ -98,7 +99,7 @@ class Swarm:
         self.buffer = bytearray(RECEIVE_BYTES)
         self.refill = False
         self._shape = shape
-        self._port = port
+        self._ports = ports
         self._token = token
         self._server_cpu = server_cpu
         self._complete = shape.connections if complete is None else complete
@@ -144,7 +145,7 @@ class Swarm:
         async def open_some() -> None:
             for member in waiting:
                 await loop.create_connection(
-                    functools.partial(_itself, member), "127.0.0.1", self._port
+                    functools.partial(_itself, member), "127.0.0.1", self._port_of(member.number)
                 )
                 await member.ready
 
@@ -163,6 +164,9 @@ class Swarm:
         for member in self._members:
             member.begin(publisher=member in publishers)
 
+    def _port_of(self, position: int) -> int:
+        return self._ports[position % len(self._ports)]
+
     def _plan(self) -> None:
         shape = self._shape
         every = max(1, shape.connections // max(1, self._complete))
@@ -172,8 +176,9 @@ class Swarm:
             for _ in range(shape.members):
                 position = next(number)
                 user = f"u{room.name}-{position}"
+                host = f"127.0.0.1:{self._port_of(position)}"
                 request = upgrade_request(
-                    self.dialect, host=f"127.0.0.1:{self._port}", room=room.name, user=user,
+                    self.dialect, host=host, room=room.name, user=user,
                     token=self._token(user, room.name),
                 )  # fmt: skip
                 complete = position % every == 0 and position // every < self._complete

@@ -80,19 +80,25 @@ def allow_descriptors() -> None:
 
 
 class Cores:
-    """One core for the server, the others for the load, where there are two or more."""
+    """One core for the server, the others for the load, where there are two or more.
 
-    def __init__(self) -> None:
+    Args:
+        load: how many cores the load gets, and the server all others; by default it is the
+            server that gets one.
+    """
+
+    def __init__(self, *, load: int | None = None) -> None:
         self._all = os.sched_getaffinity(0)
-        first = min(self._all)
         self.pinned = len(self._all) > 1
-        self._server = {first} if self.pinned else self._all
-        self._load = self._all - {first} if self.pinned else self._all
+        ordered = sorted(self._all)
+        server = 1 if load is None else max(1, len(ordered) - load)
+        self._server = set(ordered[:server]) if self.pinned else self._all
+        self._load = set(ordered[server:]) if self.pinned else self._all
 
     def __str__(self) -> str:
         if not self.pinned:
             return "one core for server and load together: they disturb each other"
-        return f"server pinned to core {min(self._server)}, load to {_names(self._load)}"
+        return f"server pinned to {_names(self._server)}, load to {_names(self._load)}"
 
     @contextlib.contextmanager
     def of_server(self) -> Iterator[None]:

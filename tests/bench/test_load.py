@@ -36,7 +36,7 @@ async def swarm(
         def token(user: str, room: str) -> str:
             return sign(SECRET, user=user, workspaces=[room], ttl=60)
 
-        made = Swarm(Chat(), SHAPE, port, token, time.process_time, **options)
+        made = Swarm(Chat(), SHAPE, [port], token, time.process_time, **options)
         await made.connect()
         try:
             yield made
