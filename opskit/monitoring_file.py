@@ -53,6 +53,12 @@ def _smarthost(text: str) -> str:
     return text
 
 
+def _channel(text: str) -> str:
+    if not re.fullmatch(r"[#@][^\s\"']+", text):
+        raise ValueError('expected a channel in quotes, like "#alerts"')
+    return text
+
+
 Reference = Annotated[str, AfterValidator(_reference)]
 Address = Annotated[str, AfterValidator(_address)]
 Mail = Annotated[str, AfterValidator(_mail)]
@@ -104,7 +110,7 @@ class Email(_Section):
 class Slack(_Section):
     """A channel that alerts are posted to."""
 
-    channel: Annotated[str, Field(pattern=r"^[#@][^\s\"']+$")]
+    channel: Annotated[str, AfterValidator(_channel)]
     url: Reference
     severity: Severity = "warning"
 

@@ -1,0 +1,306 @@
+"""Prometheus and Alertmanager on this machine, run from an environment's rendered files.
+
+    <root>/configs/<digest>/    one configuration, whole and validated; never changed
+    <root>/current              -> configs/<digest>, switched by rename
+    <root>/secrets/             0600; what receivers are told with
+    <root>/metrics/             what probes found, for the exporter
+    <root>/data/ log/ run/      the programs' own
+
+A configuration is validated by the programs' own tools before `current` points at it, and taken
+back when a running program refuses it all the same: a broken one is never live.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from opskit.failure import Failure
+from opskit.monitoring_file import Monitoring
+from opskit.observe.daemons import Daemon, program, said
+from opskit.secrets import Secret, create_private
+from opskit.staging import sync
+
+KEPT: Final = 5
+READY_SECONDS: Final = 60.0
+_HTTP: Final = 10.0
+_PROMETHEUS: Final = "prometheus/prometheus.yml"
+_ALERTMANAGER: Final = "alertmanager/alertmanager.yml"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What applying a configuration did, for people."""
+
+    configuration: str
+    switched: bool
+    started: tuple[str, ...]
+    restarted: tuple[str, ...]
+    reloaded: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MonitoringSite:
+    """One monitoring on this machine.
+
+    Attributes:
+        root: where it lies.
+        monitoring: ports, how long samples are kept.
+        probe: the command that probes, run by the exporter; empty for none.
+        record: the record of deployments of an environment on this machine, or None.
+    """
+
+    root: Path
+    monitoring: Monitoring
+    probe: Sequence[str] = ()
+    record: Path | None = None
+    _programs: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    # --- where --------------------------------------------------------------------------------
+
+    @property
+    def current(self) -> Path:
+        """The link to the configuration that is live."""
+        return self.root / "current"
+
+    @property
+    def metrics(self) -> Path:
+        """Where probes leave what they found."""
+        return self.root / "metrics"
+
+    @property
+    def prometheus_url(self) -> str:
+        """Where Prometheus answers."""
+        return f"http://127.0.0.1:{self.monitoring.prometheus_port}"
+
+    @property
+    def alertmanager_url(self) -> str:
+        """Where Alertmanager answers."""
+        return f"http://127.0.0.1:{self.monitoring.alertmanager_port}"
+
+    @property
+    def exporter_url(self) -> str:
+        """Where opskit's own metrics are."""
+        return f"http://127.0.0.1:{self.monitoring.exporter_port}"
+
+    # --- what runs ----------------------------------------------------------------------------
+
+    def daemons(self) -> dict[str, Daemon]:
+        """Give what is to run, each as it is to run."""
+        options = {
+            "prometheus": (
+                self._program("prometheus"),
+                f"--config.file={self.current / _PROMETHEUS}",
+                f"--storage.tsdb.path={self.root / 'data' / 'prometheus'}",
+                f"--storage.tsdb.retention.time={self.monitoring.retention_days}d",
+                f"--web.listen-address=127.0.0.1:{self.monitoring.prometheus_port}",
+                "--web.enable-lifecycle",
+            ),
+            "alertmanager": (
+                self._program("alertmanager"),
+                f"--config.file={self.current / _ALERTMANAGER}",
+                f"--storage.path={self.root / 'data' / 'alertmanager'}",
+                f"--web.listen-address=127.0.0.1:{self.monitoring.alertmanager_port}",
+                "--cluster.listen-address=",  # alone: there is nobody to gossip with
+            ),
+            "exporter": self._exporter(),
+        }
+        ready = {
+            "prometheus": f"{self.prometheus_url}/-/ready",
+            "alertmanager": f"{self.alertmanager_url}/-/ready",
+            "exporter": f"{self.exporter_url}/metrics",
+        }
+        return {
+            name: Daemon(
+                name=name,
+                argv=argv,
+                note=self.root / "run" / f"{name}.json",
+                log=self.root / "log" / f"{name}.log",
+                ready=Answering(ready[name]),
+            )
+            for name, argv in options.items()
+        }
+
+    def _exporter(self) -> tuple[str, ...]:
+        options = [sys.executable, "-m", "opskit.observe.exporter"]
+        options += ["--port", str(self.monitoring.exporter_port)]
+        options += ["--directory", str(self.metrics)]
+        if self.record is not None:
+            options += ["--record", str(self.record)]
+        if self.probe:
+            options += ["--every", str(self.monitoring.probe_interval), "--", *self.probe]
+        return tuple(options)
+
+    def _program(self, name: str) -> str:
+        if name not in self._programs:
+            names, package = {
+                "prometheus": (("prometheus",), "prometheus"),
+                "promtool": (("promtool",), "prometheus"),
+                "alertmanager": (
+                    ("prometheus-alertmanager", "alertmanager"),
+                    "prometheus-alertmanager",
+                ),
+                "amtool": (("amtool",), "prometheus-alertmanager"),
+            }[name]
+            self._programs[name] = program(*names, package=package)
+        return self._programs[name]
+
+    # --- acts ---------------------------------------------------------------------------------
+
+    def apply(self, files: Mapping[str, str], secrets: Mapping[str, Secret]) -> Changes:
+        """Make a configuration live, and have everything run from it.
+
+        Raises:
+            Failure: it is not valid, or a program does not run from it. What was live before is
+                live still.
+        """
+        with self._alone():
+            for name, value in secrets.items():
+                self._write_secret(name, value)
+            name = self._install(files)
+            before = self._live()
+            self._point_at(name)
+            try:
+                started, restarted, reloaded = self._run(changed=before != name)
+            except Failure:
+                if before is not None and before != name:
+                    self._point_at(before)
+                    with contextlib.suppress(Failure):
+                        self._run(changed=True)
+                raise
+            self._prune({name, before})
+            return Changes(name, before != name, started, restarted, reloaded)
+
+    def stop(self) -> list[str]:
+        """End everything; gives the names of what ran."""
+        with self._alone():
+            return [name for name, daemon in self.daemons().items() if daemon.stop()]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep two commands apart; the second waits for the first."""
+        for directory in (self.root, self.metrics, self.root / "configs"):
+            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def _install(self, files: Mapping[str, str]) -> str:
+        """Put a configuration beside the others, validated; gives its name."""
+        text = "".join(f"{path}\0{content}\0" for path, content in sorted(files.items()))
+        name = hashlib.sha256(text.encode()).hexdigest()[:12]
+        place = self.root / "configs" / name
+        if place.is_dir():
+            return name
+        incoming = self.root / "configs" / f".incoming-{name}"
+        shutil.rmtree(incoming, ignore_errors=True)
+        for path, content in files.items():
+            file = incoming / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content, encoding="utf-8")
+        try:
+            self.validate(incoming)
+        except Failure:
+            shutil.rmtree(incoming, ignore_errors=True)
+            raise
+        incoming.rename(place)
+        sync(place.parent)
+        return name
+
+    def validate(self, directory: Path) -> None:
+        """Have the programs' own tools check a configuration.
+
+        Raises:
+            Failure: they complain; shows of what.
+        """
+        checks = (
+            (self._program("promtool"), "check", "config", str(directory / _PROMETHEUS)),
+            (self._program("amtool"), "check-config", str(directory / _ALERTMANAGER)),
+        )
+        for argv in checks:
+            content, words = said(argv)
+            if not content:
+                tool = Path(argv[0]).name
+                lines = [line for line in words.splitlines() if line.strip()]
+                raise Failure(
+                    f"{tool} refuses the configuration; nothing was changed",
+                    lines=[line.replace(f"{directory}/", "") for line in lines],
+                    hint="correct what it names in environments.yaml or templates/",
+                )
+
+    def _run(self, *, changed: bool) -> tuple[tuple[str, ...], ...]:
+        started: list[str] = []
+        restarted: list[str] = []
+        reloaded: list[str] = []
+        for name, daemon in self.daemons().items():
+            if daemon.current:
+                if changed and name != "exporter":
+                    self._reload(name)
+                    reloaded.append(name)
+                continue
+            was_running = daemon.stop()
+            daemon.start(READY_SECONDS)
+            (restarted if was_running else started).append(name)
+        return tuple(started), tuple(restarted), tuple(reloaded)
+
+    def _reload(self, name: str) -> None:
+        url = self.prometheus_url if name == "prometheus" else self.alertmanager_url
+        try:
+            answer = httpx.post(f"{url}/-/reload", timeout=_HTTP, trust_env=False)
+        except httpx.HTTPError as error:
+            raise Failure(f"{name} does not answer at {url}: {error}") from None
+        if answer.status_code != httpx.codes.OK:
+            raise Failure(f"{name} refuses the configuration: {answer.text.strip()}")
+
+    def _live(self) -> str | None:
+        try:
+            return Path(os.readlink(self.current)).name
+        except OSError:
+            return None
+
+    def _point_at(self, name: str) -> None:
+        link = self.root / ".current.new"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("configs") / name)
+        link.rename(self.current)
+        sync(self.root)
+
+    def _write_secret(self, name: str, value: Secret) -> None:
+        path = self.root / "secrets" / name
+        if path.exists() and path.read_bytes() == value:
+            return
+        path.unlink(missing_ok=True)
+        create_private(path, value)
+
+    def _prune(self, kept: set[str | None]) -> None:
+        places = sorted(
+            (path for path in (self.root / "configs").iterdir() if path.name not in kept),
+            key=lambda path: path.stat().st_mtime,
+            reverse=True,
+        )
+        for path in places[KEPT - len(kept) :]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Answering:
+    """Says whether a URL answers that all is well."""
+
+    url: str
+
+    def __call__(self) -> bool:
+        """Ask once."""
+        try:
+            return httpx.get(self.url, timeout=2.0, trust_env=False).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
