@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
@@ -69,14 +70,19 @@ class StoreHealth:
             if not self._started:
                 await self._store.start()
                 self._started = True
+            started = perf_counter()
             await self._store.check()
         except StoreError as error:
+            self._metrics.storage["check", "error"].inc()
             self._verdict(error)
             raise
         except Exception as error:  # a bug; the watch must go on
+            self._metrics.storage["check", "error"].inc()
             failure = StoreError(StoreErrorKind.INTERNAL, f"{type(error).__name__}: {error}")
             self._verdict(failure)
             raise failure from error
+        self._metrics.storage["check", "ok"].inc()
+        self._metrics.storage_duration["check"].observe(perf_counter() - started)
         self._verdict(None)
 
     def _verdict(self, error: StoreError | None) -> None:

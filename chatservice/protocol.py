@@ -265,6 +265,12 @@ Operation = Literal[
 """What a client may ask for, over either kind of connection; `invalid`: nothing known."""
 
 
+def operation_of(frame: ClientFrame) -> Operation:
+    """Name the operation that a frame asks for."""
+    name: Operation = frame.__struct_config__.tag  # type: ignore[assignment]
+    return name
+
+
 class FrameError(Exception):
     """What was received is not a client frame. `code` and the message go into an `error`."""
 
