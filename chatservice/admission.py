@@ -20,6 +20,7 @@ from chatservice.auth import (
     Authenticator,
     AuthError,
     Identity,
+    UnknownKey,
     require_workspace,
     token_from_request,
 )
@@ -30,7 +31,7 @@ from chatservice.health import StoreHealth
 from chatservice.limits import ConnectionCounts
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
-from chatservice.protocol import Presence
+from chatservice.protocol import CloseCode, Presence
 from chatservice.rooms import Rooms
 from chatservice.routes import (
     Place,
@@ -112,7 +113,7 @@ class Admission:
             route = parse_target(request.path)
             asked = origin_of(request)
             check_origin(asked, self._origins)
-            origin = asked
+            origin = connection.origin = asked
             response = await self._respond(connection, request, route, origin)
         except RequestError as error:
             response = error_response(error, origin=origin)
@@ -197,8 +198,8 @@ class Admission:
 
     # --- with a token --------------------------------------------------------------------
 
-    async def _identify(self, request: Request, route: Route) -> Identity:
-        """Check who asks, and that the workspace is theirs.
+    async def _identify(self, request: Request, route: Route) -> tuple[Identity, str]:
+        """Check who asks, and that the workspace is theirs; give the token, too.
 
         Raises:
             RequestError: 401 or 403; 503 where the keys to check with are not to be had.
@@ -211,7 +212,7 @@ class Admission:
             require_workspace(identity, route.workspace)
         except AuthError as error:
             raise RequestError(error.status, str(error), error.retry_after) from None
-        return identity
+        return identity, token
 
     async def _api(self, request: Request, route: Route, origin: str | None) -> Response:
         await self._identify(request, route)
@@ -276,7 +277,7 @@ class Admission:
         after = number(route.query, "after")
         if self.draining:
             raise RequestError(503, "the service restarts", RETRY_SECONDS)
-        identity = await self._identify(request, route)
+        identity, token = await self._identify(request, route)
         upgrade = connection.accept(request)
         if upgrade.status_code != 101:
             why = bytes(upgrade.body).decode().partition("\n")[0]
@@ -287,7 +288,7 @@ class Admission:
         if refusal is not None:
             raise RequestError(refusal.status, refusal.message, refusal.retry_after)
         try:
-            await self._enter(connection, identity, route, after, upgrade)
+            await self._enter(connection, identity, token, route, after, upgrade)
         except BaseException:
             self.counts.release(identity.user, route.workspace)
             raise
@@ -299,6 +300,7 @@ class Admission:
         self,
         connection: Connection,
         identity: Identity,
+        token: str,
         route: Route,
         after: int | None,
         upgrade: Response,
@@ -328,8 +330,9 @@ class Admission:
             live.leave(connection, self._loop.time())
             self._rooms.watch(live)
             raise
-        connection.user, connection.workspace = identity.user, workspace
-        self.set_expiry(connection, identity)
+        connection.user, connection.name = identity.user, identity.name
+        connection.workspace = workspace
+        self.identify(connection, identity, token)
         self._welcome(connection, live)
         try:
             connection.respond(upgrade)
@@ -347,10 +350,31 @@ class Admission:
             workspace=workspace, result=result,
         )  # fmt: skip
 
-    def set_expiry(self, connection: Connection, identity: Identity) -> None:
-        """Have the connection closed when the token is no longer accepted."""
-        seconds = identity.exp + self._settings.auth.leeway - time.time()
+    def identify(self, connection: Connection, identity: Identity, token: str) -> None:
+        """Note what a member showed, and have it closed when that is no longer accepted."""
+        connection.token = token
+        self.set_expiry(connection, identity.exp)
+
+    def set_expiry(self, connection: Connection, exp: int) -> None:
+        """Have the connection closed when its token is no longer accepted."""
+        connection.exp = exp
+        seconds = exp + self._settings.auth.leeway - time.time()
         connection.expire_at(self._loop.time() + seconds)
+
+    def why_not(self, connection: Connection) -> tuple[CloseCode, str, str] | None:
+        """Say why somebody let in by another process may not stay: code, text and reason."""
+        try:
+            check_origin(connection.origin, self._origins)
+            require_workspace(self._authenticator.verify(connection.token), connection.workspace)
+        except RequestError:
+            return CloseCode.FORBIDDEN, "this origin is no longer allowed", "forbidden"
+        except UnknownKey:  # which the key set may have in a moment; the token expires
+            return None
+        except AuthError as error:
+            if error.status == 403:
+                return CloseCode.FORBIDDEN, "no longer allowed here", "forbidden"
+            return CloseCode.TOKEN_EXPIRED, "the token is no longer valid", "token_expired"
+        return None
 
 
 _API_OPERATIONS: Final = {Place.MESSAGES: "history", Place.MEMBERS: "members"}

@@ -75,7 +75,9 @@ class Listener(Protocol):
 
 
 class Bus(Protocol):
-    """The way to the other nodes."""
+    """The way to the other nodes. `node` is who this one is to them."""
+
+    node: str
 
     async def start(self, listener: Listener) -> None:
         """Begin to listen and to hold the node's lease.
@@ -117,6 +119,8 @@ class Bus(Protocol):
 
 class Alone:
     """The bus of a store that only one node can use."""
+
+    node = ""
 
     async def start(self, listener: Listener) -> None:
         """There is nobody to listen to."""

@@ -3,6 +3,10 @@
 The library parses and answers the protocol (RFC 6455); this shell moves the bytes, assembles
 fragments, enforces deadlines, and bounds what waits for a client that does not read. What the
 frames mean is the server's business.
+
+A connection can move to another process: `captured` says where its byte streams stand, `restore`
+and `visit` go on from there in the other one. For that it knows, at any time, the bytes since the
+last whole frame, and those that the socket has not taken yet.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ import asyncio
 import itertools
 import logging
 import os
-from typing import Final, Protocol, cast
+import socket
+from typing import Final, Protocol, Self, cast
 
 from websockets.frames import CloseCode as RfcCloseCode
 from websockets.frames import Frame, Opcode
@@ -20,6 +25,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
 
+from chatservice.handover_format import Stream
 from chatservice.limits import TokenBucket
 from chatservice.protocol import SUBPROTOCOL, CloseCode
 from chatservice.routes import RequestError, error_response
@@ -30,6 +36,11 @@ MAX_CLOSE_REASON: Final = 123
 PARSED_AT_ONCE: Final = 1024
 """Bytes after which a flood can be noticed: at most 170 frames, 3 ms of work for the library."""
 EARLY: Final = "nothing may be sent before the upgrade is answered"
+HEADER: Final = 14
+"""Bytes of the longest frame header (RFC 6455, 5.2). The library holds on to the payload itself."""
+BACKLOG_BUFFERS: Final = 64
+BACKLOG_BYTES: Final = 65_536
+"""After so many buffers, or one so large, those that the socket has taken are forgotten."""
 LATE_FRAMES: Final = 100
 """Frames past its rate that a client may have under way when it is told that it is closed."""
 
@@ -47,13 +58,20 @@ def _select_subprotocol(_: ServerProtocol, offered: object) -> Subprotocol | Non
 class _WebSocket(ServerProtocol):
     """The library's protocol, with every failure closed as 4500: see `chatservice.protocol`."""
 
-    def __init__(self, max_size: int) -> None:
+    def __init__(self, max_size: int, state: State = State.CONNECTING) -> None:
+        self.rest = -1
+        """Bytes that were there beyond the last whole frame; -1: there was none."""
         super().__init__(
+            state=state,
             max_size=max_size,
             subprotocols=[Subprotocol(SUBPROTOCOL)],
             select_subprotocol=_select_subprotocol,
             logger=_logger,
         )
+
+    def recv_frame(self, frame: Frame) -> None:
+        self.rest = len(self.reader.buffer)
+        super().recv_frame(frame)
 
     def fail(self, code: RfcCloseCode | int, reason: str = "") -> None:
         if code < 4000 and code != RfcCloseCode.ABNORMAL_CLOSURE:
@@ -64,6 +82,9 @@ class _WebSocket(ServerProtocol):
 _CLOSED: Final = _WebSocket(0)
 """What a closed connection has instead of its protocol: the timer wheel may hold it for long."""
 _CLOSED.state = State.CLOSED
+
+_NOBODY: Final = asyncio.Protocol()
+"""Whom a transport tells that it was closed whose connection lives on elsewhere."""
 
 
 class Handler(Protocol):
@@ -110,30 +131,50 @@ class Connection(asyncio.Protocol):
     """One client."""
 
     __slots__ = (
+        "_backlog",
+        "_begun",
         "_due",
         "_expires",
         "_fragments",
         "_gone",
         "_handler",
+        "_inbox",
         "_kill_at",
+        "_last",
+        "_length",
         "_loop",
+        "_name",
         "_oversize",
         "_seen",
+        "_socket",
         "_transport",
         "_websocket",
         "asked",
         "bucket",
+        "exp",
+        "name",
         "number",
+        "origin",
         "reason",
+        "token",
         "user",
         "workspace",
     )
 
     def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
+        self._begin(handler, loop, State.CONNECTING)
+
+    def _begin(self, handler: Handler, loop: asyncio.AbstractEventLoop, state: State) -> None:
         self._handler = handler
         self._loop = loop
-        self._websocket = _WebSocket(handler.frame_limit)
+        self._websocket = _WebSocket(handler.frame_limit, state)
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
+        self._inbox: bytes | None = None
+        self._begun = b""
+        self._length = 0
+        self._last = b""
+        self._backlog: list[bytes] | None = None
         self._fragments: bytearray | None = None
         self._oversize = 0
         self._seen = loop.time()
@@ -144,13 +185,18 @@ class Connection(asyncio.Protocol):
         self._due = self._expires = float("inf")
         self.reason = "lost"
         self.asked = False
+        self._name = ""
         self.user = ""
+        self.name = ""
         self.workspace = ""
+        self.token = ""
+        self.origin: str | None = None
+        self.exp = 0
 
     @property
     def id(self) -> str:
         """A name for the log: unique among the processes of a host for as long as they live."""
-        return f"{_process}-{self.number}"
+        return self._name or f"{_process}-{self.number}"
 
     @property
     def open(self) -> bool:
@@ -165,7 +211,9 @@ class Connection(asyncio.Protocol):
     @property
     def unsent_bytes(self) -> int:
         """Bytes accepted by `write` but not yet by the socket."""
-        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if self._transport is not None:
+            return self._transport.get_write_buffer_size()
+        return sum(map(len, self._backlog or ())) + len(self._last)
 
     @property
     def peer(self) -> str:
@@ -176,8 +224,11 @@ class Connection(asyncio.Protocol):
     # --- asyncio.Protocol ----------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A socket was accepted: its deadline for a request runs."""
+        """A socket was accepted: its deadline for a request runs. Or it came from elsewhere."""
         self._transport = cast(asyncio.Transport, transport)
+        if self._inbox is not None:
+            self._go_on(self._transport)
+            return
         self._schedule(self._kill_at)
         self._handler.connected(self)
 
@@ -206,7 +257,10 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, data: bytes) -> None:
         websocket = self._websocket
+        websocket.rest = -1
         websocket.receive_data(data)
+        if websocket.rest or self._length:
+            self._note_unparsed(data, websocket)
         for event in websocket.events_received():
             if isinstance(event, Frame):
                 self._frame(event)
@@ -218,8 +272,22 @@ class Connection(asyncio.Protocol):
             elif websocket.parser_exc is not None:
                 self._refuse_garbage(EARLY)
 
+    def _note_unparsed(self, data: bytes, websocket: _WebSocket) -> None:
+        """Remember how what is no whole frame begins, and how long it is."""
+        rest = websocket.rest
+        if rest >= 0:
+            self._begun = data[len(data) - rest :][:HEADER] if rest else b""
+            self._length = rest
+            return
+        if websocket.state is State.CONNECTING:
+            self._begun += data
+        elif len(self._begun) < HEADER:
+            self._begun = (self._begun + data)[:HEADER]
+        self._length += len(data)
+
     def _requested(self, request: Request) -> None:
         self.asked = True
+        self._begun = b""
         self.pause()
         self._handler.requested(self, request)
 
@@ -234,7 +302,7 @@ class Connection(asyncio.Protocol):
         if not websocket.eof_sent:
             websocket.fail(CloseCode.PROTOCOL_ERROR)
         websocket.data_to_send()
-        self._transport.write(answer or error_response(RequestError(400, why)).serialize())
+        self._put(answer or error_response(RequestError(400, why)).serialize())
         self._transport.write_eof()
         self._transport.resume_reading()
         self.reason = "protocol_error"
@@ -300,6 +368,8 @@ class Connection(asyncio.Protocol):
         if self._gone or transport is None:
             return
         self._websocket.send_response(response)
+        self._begun = b""
+        self._length = 0
         if response.status_code == 101:
             self._kill_at = float("inf")
             self._schedule(min(self._seen + self._handler.heartbeat, self._expires))
@@ -318,16 +388,36 @@ class Connection(asyncio.Protocol):
         """
         if self._websocket.state is not State.OPEN or self._gone:
             return
-        transport = self._transport
-        assert transport is not None
-        transport.write(data)
-        waiting = transport.get_write_buffer_size()
+        self._put(data)
+        waiting = self.unsent_bytes
         limit = self._handler.unsent_limit
         if waiting > limit:
             if waiting - len(data) <= limit:
                 self._oversize = len(data)
             elif waiting > limit + self._oversize:
                 self.close(CloseCode.TOO_SLOW, "too many unread bytes", reason="too_slow")
+
+    def _put(self, data: bytes) -> None:
+        """Give bytes to the socket, and keep those that it may not have taken yet."""
+        transport = self._transport
+        if transport is None:  # it is on its way between two processes
+            self._backlog = [*(self._backlog or ()), self._last] if self._last else self._backlog
+            self._last = data
+            return
+        waiting = transport.get_write_buffer_size()
+        if waiting:
+            self._keep(waiting)
+        else:
+            self._backlog = None
+        self._last = data
+        transport.write(data)
+
+    def _keep(self, waiting: int) -> None:
+        """Keep of what was written the last `waiting` bytes, and a few buffers more."""
+        backlog = self._backlog = self._backlog or []
+        backlog.append(self._last)
+        if len(backlog) >= BACKLOG_BUFFERS or len(self._last) > BACKLOG_BYTES:
+            self._backlog = [b"".join(backlog)[-waiting:]]
 
     def close(self, code: CloseCode, why: str, *, reason: str) -> None:
         """Start the closing handshake; the socket is cut when that takes too long.
@@ -377,7 +467,7 @@ class Connection(asyncio.Protocol):
             return
         for data in websocket.data_to_send():
             if data:
-                transport.write(data)
+                self._put(data)
             elif not transport.is_closing():
                 transport.write_eof()
         if websocket.close_expected() and self._kill_at == float("inf"):
@@ -439,6 +529,164 @@ class Connection(asyncio.Protocol):
         if now - self._seen >= 2 * heartbeat and transport.is_reading():
             self.abort("heartbeat")
             return None
-        transport.write(PING)
+        self._put(PING)
         self._due = min(now + heartbeat, self._expires)
         return self._due
+
+    # --- moving --------------------------------------------------------------------------
+
+    @classmethod
+    def restore(
+        cls,
+        handler: Handler,
+        loop: asyncio.AbstractEventLoop,
+        stream: Stream,
+        *,
+        id: str,
+        now: float,
+    ) -> Self:
+        """Go on with a member's connection of another process; its socket comes with `attach`.
+
+        Args:
+            handler: the server.
+            loop: its event loop.
+            stream: where the other process was.
+            id: the connection's name there.
+            now: seconds of the loop's clock.
+        """
+        connection = cls.__new__(cls)
+        connection._begin(handler, loop, State.OPEN)
+        connection._name = id
+        connection.asked = True
+        connection._kill_at = float("inf")
+        connection._seen = now - stream.silent
+        connection._due = now + stream.due
+        connection._oversize = stream.oversize
+        connection._last = stream.unsent
+        connection._inbox = stream.unparsed
+        connection.bucket.restore(stream.ahead, stream.refused, now)
+        if stream.fragments is not None:
+            connection._fragments = bytearray(stream.fragments)
+            connection._websocket.current_size = len(stream.fragments)
+        return connection
+
+    @classmethod
+    def visit(
+        cls,
+        handler: Handler,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        id: str,
+        head: bytes,
+        left: float,
+        now: float,
+    ) -> Self:
+        """Go on with a connection that has not said what it wants, and has so long to do so."""
+        connection = cls(handler, loop)
+        connection._name = id
+        connection._inbox = head
+        connection._due = connection._kill_at = now + left
+        return connection
+
+    def captured(self, now: float) -> Stream:
+        """Say where the streams stand. Nothing may be read or written afterwards."""
+        return Stream(
+            silent=now - self._seen,
+            due=self._due - now,
+            unparsed=self.unparsed,
+            fragments=bytes(self._fragments) if self._fragments is not None else None,
+            unsent=self._unsent(),
+            oversize=self._oversize,
+            ahead=self.bucket.ahead(now),
+            refused=self.bucket.refused,
+        )
+
+    @property
+    def unparsed(self) -> bytes:
+        """The bytes received since the last whole frame, or all of an unfinished request."""
+        websocket = self._websocket
+        if websocket.state is State.CONNECTING:
+            return self._begun
+        held = bytes(websocket.reader.buffer)
+        return self._begun[: self._length - len(held)] + held
+
+    def _unsent(self) -> bytes:
+        waiting = self.unsent_bytes
+        if not waiting:
+            return b""
+        return b"".join([*(self._backlog or ()), self._last])[-waiting:]
+
+    def left(self, now: float) -> float:
+        """Seconds until it must have said what it wants."""
+        return self._kill_at - now
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        if self._socket is not None:
+            return self._socket.fileno()
+        assert self._transport is not None
+        number: int = self._transport.get_extra_info("socket").fileno()
+        return number
+
+    def detach(self) -> None:
+        """Take the socket from a transport that would go on writing; `attach` gives it another.
+
+        Raises:
+            OSError: no descriptor is left.
+        """
+        transport = self._transport
+        if transport is None or not transport.get_write_buffer_size():
+            return
+        self._socket = socket.socket(fileno=os.dup(self.fileno()))
+        self._last, self._backlog = self._unsent(), None
+        self._leave_transport()
+        self._inbox = b""
+
+    def _leave_transport(self) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.set_protocol(_NOBODY)
+            transport.abort()  # closes this process's copy; the connection stays open
+
+    @property
+    def detached(self) -> bool:
+        """Whether it waits for `attach`."""
+        return self._inbox is not None
+
+    async def attach(self, sock: socket.socket | None = None) -> None:
+        """Give it a socket, or back its own; nothing was lost meanwhile in either direction."""
+        own = sock or self._socket
+        assert own is not None
+        self._socket = None
+        try:
+            await self._loop.connect_accepted_socket(lambda: self, own)
+        except (OSError, RuntimeError):  # it broke meanwhile, or was closed at once
+            own.close()
+            self._end()
+            self._handler.disconnected(self)
+
+    def _go_on(self, transport: asyncio.Transport) -> None:
+        """It has a socket again."""
+        inbox, self._inbox = self._inbox or b"", None
+        if self._gone and self._websocket.state is State.OPEN:
+            transport.abort()
+            return
+        waiting, self._backlog = [*(self._backlog or ()), self._last], None
+        self._last = b"".join(waiting)
+        if self._last:
+            transport.write(self._last)
+        self._flush()
+        self._schedule(self._due)
+        if inbox:
+            seen = self._seen
+            self.data_received(inbox)
+            self._seen = seen
+
+    def give_away(self) -> None:
+        """It lives on in another process: let go of it here, without a word."""
+        self._gone = True
+        self._leave_transport()
+        self._websocket = _CLOSED
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

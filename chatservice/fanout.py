@@ -109,6 +109,15 @@ class LiveRoom:
         self._welcomed.pop(connection, None)
         self.carry_out(self.room.leave(connection, now))
 
+    def adopt(self, connection: Connection) -> None:
+        """A member came along from another process.
+
+        Raises:
+            KeyError: its user was not said to be online.
+        """
+        self.room.adopt(connection, connection.user, connection.name)
+        self._welcomed[connection] = None
+
     def flush(self) -> None:
         """Write each member its buffer."""
         self._flushing = False

@@ -49,6 +49,15 @@ class TokenBucket:
         self.refused = 0
         return True
 
+    def ahead(self, now: float) -> float:
+        """Seconds at `now` until the bucket is full again."""
+        return max(0.0, self._full_at - now)
+
+    def restore(self, ahead: float, refused: int, now: float) -> None:
+        """Go on from what `ahead` and `refused` were in another process."""
+        self._full_at = now + ahead
+        self.refused = refused
+
 
 class Refusal(NamedTuple):
     """Why a connection is not admitted: the HTTP answer, and `Retry-After` in seconds."""
@@ -77,10 +86,14 @@ class ConnectionCounts:
             return Refusal(429, "too many connections of this user", CROWDED_RETRY_AFTER)
         if self.in_workspace(workspace) >= limits.connections_per_workspace:
             return Refusal(429, "too many connections in this workspace", CROWDED_RETRY_AFTER)
+        self.adopt(user, workspace)
+        return None
+
+    def adopt(self, user: str, workspace: str) -> None:
+        """Count a connection that exists already, whatever the limits."""
         self.total += 1
         self._users[user] = self.of_user(user) + 1
         self._workspaces[workspace] = self.in_workspace(workspace) + 1
-        return None
 
     def release(self, user: str, workspace: str) -> None:
         """Count one connection less.

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, 
 from contextlib import contextmanager
 from typing import Any, Final
 
-from chatservice.cluster import Bus, Committed, Here, Moved, Typed, Word
+from chatservice.cluster import Alone, Bus, Committed, Here, Moved, Typed, Word
 from chatservice.fanout import LiveRoom
 from chatservice.logs import get_logger
 from chatservice.store import StoreError, WorkspaceState
@@ -59,6 +59,8 @@ class Neighbours:
         self._listening: dict[str, list[Heard]] = {}
         self._reviews: dict[str, set[tuple[str, str]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._predecessor = ""
+        self._frozen: list[str] | None = None
 
     async def start(self) -> None:
         """Begin to listen."""
@@ -75,6 +77,8 @@ class Neighbours:
         """Notice what was committed without a word: its node died in between."""
         while True:
             await asyncio.sleep(TAIL_SECONDS)
+            if self._frozen is not None:
+                continue
             workspaces = [live.room.workspace for live in self._live_rooms()]
             try:
                 newest = await self.bus.newest(workspaces) if workspaces else {}
@@ -82,12 +86,30 @@ class Neighbours:
                 continue  # it is said, and tried again, by those who need it sooner
             for workspace, (epoch, seq) in newest.items():
                 live = self._find(workspace)
-                if live is None:
+                if live is None or self._frozen is not None:
                     continue
                 if epoch != live.room.epoch:
                     self._replaced(live)
                 else:
                     live.carry_out(live.room.noticed(seq))
+
+    # --- moving to another process -------------------------------------------------------
+
+    def succeed(self, node: str) -> None:
+        """Pass over what is heard of a node whose rooms this one has."""
+        self._predecessor = node
+
+    def freeze(self) -> None:
+        """Change no room, as another process goes on from where they stand."""
+        self._frozen = []
+
+    def thaw(self) -> None:
+        """Undo `freeze`: what was missed is read."""
+        gone, self._frozen = self._frozen or [], None
+        for node in gone:
+            self.node_gone(node)
+        if not isinstance(self.bus, Alone):
+            self.resync()
 
     # --- a room that comes into being ----------------------------------------------------
 
@@ -121,6 +143,7 @@ class Neighbours:
 
         Those of a node that no longer lives are left to `node_gone`, which gives them time.
         """
+        present = [each for each in present if each[0] != self._predecessor]
         newer = {(node, word.user) for node, word in heard if isinstance(word, Here)}
         room = live.room
         for node, user in room.remote_users() - {(node, user) for node, user, _ in present}:
@@ -134,6 +157,8 @@ class Neighbours:
 
     def heard(self, node: str, words: Sequence[Word]) -> None:
         """Another node said this."""
+        if self._frozen is not None or node == self._predecessor:
+            return
         review = self._reviews.get(node)
         for word in words:
             if review is not None and isinstance(word, Here):
@@ -146,6 +171,9 @@ class Neighbours:
 
     def node_gone(self, node: str) -> None:
         """Give the users of a node their grace period to come to another one."""
+        if self._frozen is not None:
+            self._frozen.append(node)
+            return
         now = self._loop.time()
         for live in tuple(self._live_rooms()):
             live.carry_out(live.room.node_gone(node, now))
@@ -153,6 +181,8 @@ class Neighbours:
 
     def anew(self, node: str) -> None:
         """Another node's words may have been lost, its farewells to users among them."""
+        if self._frozen is not None or node == self._predecessor:
+            return
         self._spawn(self._review(node))
 
     async def _review(self, node: str) -> None:
@@ -164,6 +194,8 @@ class Neighbours:
             return  # the bus is lost, and everything will be compared
         finally:
             self._reviews.pop(node, None)
+        if self._frozen is not None:
+            return
         for live in tuple(self._live_rooms()):
             room = live.room
             for there, user in room.remote_users():
@@ -173,6 +205,8 @@ class Neighbours:
 
     def resync(self) -> None:
         """Tell everything anew, and compare every room with the store."""
+        if self._frozen is not None:
+            return
         for live in self._live_rooms():
             room = live.room
             self.bus.tell(Committed(room.workspace, room.seq))
@@ -195,6 +229,8 @@ class Neighbours:
                 present = await self.bus.present(workspace)
             except StoreError:
                 return  # the bus is lost again, and will ask for this again
+            if self._frozen is not None:
+                return
             if state.epoch != live.room.epoch:
                 self._replaced(live)
                 return

@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import Generic
 
 from chatservice.actions import Announce, Key, ToAll
+from chatservice.handover_format import User
 from chatservice.protocol import Person, Presence, PresenceChange
 
 
@@ -138,6 +139,35 @@ class Attendance(Generic[Key]):
                 if not user.devices and not user.nodes and name not in self._leaving:
                     self._leaving[name] = now + self._grace
         return self.tick(now)
+
+    # --- moving to another process -------------------------------------------------------
+
+    def captured(self, now: float) -> list[User]:
+        """Everybody, in the order of their arrival."""
+        return [
+            User(
+                name,
+                user.name,
+                user.announced,
+                sorted(user.nodes),
+                self._leaving[name] - now if name in self._leaving else None,
+            )
+            for name, user in self._online.items()
+        ]
+
+    def restore(self, users: Iterable[User], now: float) -> None:
+        """Go on with those of another process; their devices follow with `adopt`."""
+        for each in users:
+            user = self._online[each.user] = _User(each.name)
+            user.announced = each.announced
+            user.nodes.update(each.nodes)
+        away = [(each.left, each.user) for each in users if each.left is not None]
+        self._leaving = {name: now + left for left, name in sorted(away)}
+
+    def adopt(self, device: Key, name: str) -> None:
+        """A device of a user came along."""
+        self._online[name].devices.add(device)
+        self._leaving.pop(name, None)
 
     # --- inside --------------------------------------------------------------------------
 

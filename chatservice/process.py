@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from chatservice import descriptors
 from chatservice.admin import AdminConnection
 from chatservice.admission import Build
 from chatservice.auth import Authenticator
-from chatservice.cluster import Bus
+from chatservice.cluster import Alone, Bus
 from chatservice.config import Settings, SettingsError
 from chatservice.connection import Connection
 from chatservice.control import (
@@ -32,6 +33,8 @@ from chatservice.control import (
     connect,
     uptime,
 )
+from chatservice.handover import Inheritance, Result, parcels
+from chatservice.handover_format import CONNECTIONS, Offer
 from chatservice.listening import BACKLOG, ListenError, listen, listens_on
 from chatservice.log_format import ROOT
 from chatservice.logs import get_logger
@@ -39,7 +42,7 @@ from chatservice.metrics import Metrics
 from chatservice.rooms import RoomBusyError
 from chatservice.server import ChatServer
 from chatservice.store import Store, StoreError, StoreErrorKind
-from chatservice.takeover import Claim, check_version, claim, hand_over
+from chatservice.takeover import Claim, agreed_version, claim, hand_over, settled
 
 log = get_logger("process")
 
@@ -74,6 +77,10 @@ class Process:
         self._servers: list[asyncio.Server] = []
         self._stopped = asyncio.Event()
         self._relieved = False
+        self._bus = bus
+        self._result = Result()
+        self._inheritance: Inheritance | None = None
+        self._successor: socket.socket | None = None
         self._handover = asyncio.Lock()
         self._control = ControlSocket(
             settings.control_socket,
@@ -104,7 +111,9 @@ class Process:
             if isinstance(error, ControlError | ListenError):
                 raise StartError(str(error)) from None
             raise
-        gc.collect()
+        gc.enable()
+        if relieving is None:
+            gc.collect()
         gc.freeze()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopped.set)
@@ -112,8 +121,10 @@ class Process:
         log.info(
             "serving", pid=os.getpid(),
             host=self._settings.service.host, port=self._port("public"),
-            took_over=relieving is not None,
+            took_over=relieving is not None, **msgspec.structs.asdict(self._result),
         )  # fmt: skip
+        if relieving is not None and relieving.moves_connections:
+            await self._after_handover(relieving)
         await self._stopped.wait()
         await self._end()
 
@@ -130,7 +141,12 @@ class Process:
             log.error("starting without the store; it is tried again", reason=str(error))
         try:
             if take_over:
-                return await asyncio.to_thread(claim, self._settings.control_socket)
+                self._inheritance = Inheritance(self._server, asyncio.get_running_loop())
+                room = self._settings.limits.connections + self._settings.limits.handshakes
+                gc.disable()  # nothing of what comes is garbage
+                return await asyncio.to_thread(
+                    partial(claim, self._settings.control_socket, self._inheritance, room=room)
+                )
             await asyncio.to_thread(require_nobody, self._settings.control_socket)
         except ControlError as error:
             await self._server.close()
@@ -160,12 +176,31 @@ class Process:
             await asyncio.to_thread(relieving.confirm)
         # From here on nobody else serves: nothing may fail. Nor does this one serve before: if it
         # died then, the old one would serve on, and know nothing of what this one had stored.
+        if relieving is not None:
+            self._result = await self._inherit(relieving)
         await self._accept()
         self._control.open()
         try:
             self._pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
         except OSError as error:
             log.error("the pid file cannot be written", path=self._pid_file, reason=str(error))
+
+    async def _inherit(self, relieving: Claim) -> Result:
+        offer = relieving.offer
+        if self._inheritance is None or not relieving.moves_connections:
+            return Result("listeners", drained=offer.connections)
+        return await self._inheritance.enter(paused=offer.paused, succeeding=offer.node)
+
+    async def _after_handover(self, relieving: Claim) -> None:
+        """Do what can wait until everybody is served."""
+        assert self._inheritance is not None
+        closed = await self._inheritance.review()
+        self._inheritance = None
+        self._result.moved -= closed
+        self._result.dropped += closed
+        if closed:
+            log.warning("closed members who are no longer allowed", count=closed)
+        await asyncio.to_thread(relieving.settled)
 
     async def _get_ready_to_accept(self) -> None:
         """Do all that can fail. Listeners are duplicated: closing a server keeps ours open."""
@@ -225,6 +260,10 @@ class Process:
                     listener.close()
                 await self._server.quiesce(let_in=False)
         await self._server.dismiss()
+        if self._successor is not None:
+            if not isinstance(self._bus, Alone):
+                await settled(self._successor)
+            self._successor.close()
         await self._server.close()
         self._control.close(replaced=self._relieved)
         if not self._relieved:
@@ -257,6 +296,7 @@ class Process:
             "host": self._settings.service.host,
             "port": self._port("public"),
             "admin_port": self._port("admin"),
+            "last_start": msgspec.structs.asdict(self._result),
         }
 
     async def _database_bytes(self) -> int | None:
@@ -295,26 +335,65 @@ class Process:
             raise ControlError(str(error)) from None
         return {"ok": True, "forgotten": forgotten}
 
-    async def _take_over(self, order: Mapping[str, Any], peer: socket.socket) -> Reply:
-        check_version(order)
+    async def _take_over(self, order: Mapping[str, Any], peer: socket.socket) -> Reply | None:
+        version = agreed_version(order)
+        room = order.get("room")
         if self._handover.locked() or self._stopped.is_set():
             raise ControlError("this process is being relieved or stopped already")
         async with self._handover:
-            log.info("being relieved")
+            count = self._server.admission.counts.total
+            log.info("being relieved", version=version, connections=count)
+            if version >= CONNECTIONS and isinstance(room, int) and room < count:
+                raise ControlError(
+                    f"{count} members are connected, and the new process has descriptors for {room}"
+                )
             self._refuse_more()
             try:
-                await self._server.quiesce(let_in=True)
-                await hand_over(peer, self._listeners)
+                if version >= CONNECTIONS:
+                    await self._hand_over_connections(peer)
+                else:
+                    await self._server.quiesce(let_in=True)
+                    await hand_over(peer, self._listeners, Offer(True, connections=count))
             except BaseException:
                 log.warning("the new process did not take over; serving on")
-                self._server.resume()
+                if version < CONNECTIONS:
+                    self._server.resume()
                 await self._accept_again()
                 raise
             for listener in self._listeners.values():
                 listener.close()
             self._relieved = True
             self._stopped.set()
-        return {"ok": True}
+        return {"ok": True} if version < CONNECTIONS else None
+
+    async def _hand_over_connections(self, peer: socket.socket) -> None:
+        """Pass everybody; whatever fails, they are served on as if nothing had been tried."""
+        server = self._server
+        successor = peer.dup()
+        gc.disable()
+        try:
+            await server.freeze()
+            offer = Offer(
+                True,
+                version=CONNECTIONS,
+                connections=len(server.members),
+                paused=server.paused,
+                node=self._bus.node,
+            )
+            await hand_over(peer, self._listeners, offer, parcels(server))
+        except BaseException as error:
+            successor.close()
+            await server.reattach()
+            server.thaw()
+            if isinstance(error, TimeoutError):
+                raise ControlError("commits under way do not finish; try again later") from None
+            if isinstance(error, OSError):
+                raise ControlError(f"the sockets could not be passed: {error}") from None
+            raise
+        finally:
+            gc.enable()
+        self._successor = successor
+        server.give_away()
 
     async def _accept_again(self) -> None:
         while not self._servers:

@@ -35,6 +35,7 @@ from chatservice.actions import (
     ToAll,
     ToMember,
 )
+from chatservice.handover_format import Workspace
 from chatservice.presence import Attendance
 from chatservice.protocol import (
     Ack,
@@ -187,6 +188,31 @@ class Room(Generic[Key]):
     def tick(self, now: float) -> list[Action[Key]]:
         """Time has passed: whoever did not come back within the grace period is offline."""
         return [*self._attendance.tick(now)]
+
+    # --- moving to another process -------------------------------------------------------
+
+    def captured(self, now: float) -> Workspace:
+        """Say where the room stands. Who is still joining does not move."""
+        users = self._attendance.captured(now)
+        return Workspace(self.workspace, self.epoch, self.seq, self._known, users)
+
+    @classmethod
+    def restore(cls, captured: Workspace, rules: Rules, now: float) -> Room[Key]:
+        """Go on with the room of another process; its members follow with `adopt`."""
+        state = WorkspaceState(captured.epoch, captured.seq, floor=0)  # which a room has no use for
+        room = cls(captured.workspace, state, rules)
+        room._attendance.restore(captured.users, now)
+        return room
+
+    def adopt(self, key: Key, user: str, name: str) -> None:
+        """A member came along; it has seen everything up to `seq`.
+
+        Raises:
+            KeyError: the user was not said to be online.
+        """
+        self._attendance.adopt(key, user)
+        member = self._members[key] = _Member(user, name, self.seq)
+        member.held = None
 
     # --- other nodes ---------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ when the batch is on disk every room concerned publishes its part and is flushed
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
@@ -16,17 +16,26 @@ import msgspec
 
 from chatservice.actions import Announce, Fetch, Recount
 from chatservice.actions import Store as StoreAction
-from chatservice.cluster import Bus, Here, Moved, Typed
+from chatservice.cluster import Alone, Bus, Here, Moved, Typed
 from chatservice.cluster import Committed as CommittedWord
 from chatservice.committer import Committer, Done, Failed
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
+from chatservice.handover_format import Workspace
 from chatservice.health import StoreHealth
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
 from chatservice.neighbours import Neighbours
 from chatservice.room import Room, Rules
-from chatservice.store import Append, Appended, MoveCursor, Store, StoreError, StoreErrorKind
+from chatservice.store import (
+    Append,
+    Appended,
+    Cursor,
+    MoveCursor,
+    Store,
+    StoreError,
+    StoreErrorKind,
+)
 from chatservice.tasks import Tasks
 from chatservice.timers import TimerWheel
 
@@ -84,6 +93,8 @@ class Rooms:
         self._tasks = Tasks()
         self._missing: dict[LiveRoom, Fetch] = {}
         self._fetching: asyncio.Task[None] | None = None
+        self._running = asyncio.Event()
+        self._running.set()
         self.neighbours = Neighbours(
             bus,
             live_rooms=self._live.values,
@@ -126,21 +137,71 @@ class Rooms:
         try:
             with self.neighbours.listening(workspace) as heard:
                 state = await self.measured("open", lambda: self._store.open(workspace))
-                live = LiveRoom(
-                    Room(workspace, state, self._rules),
-                    metrics=self._metrics,
-                    defer=self._loop.call_soon,
-                    store=self._durably,
-                    read=self._begin_read,
-                    announce=self._announce,
-                )
+                live = self._make(Room(workspace, state, self._rules))
                 await self.neighbours.introduce(live, heard)
         finally:
             del self._opening[workspace]
-        self._live[workspace] = live
+        self._enlist(live)
+        return live
+
+    def _make(self, room: Room[Connection]) -> LiveRoom:
+        return LiveRoom(
+            room,
+            metrics=self._metrics,
+            defer=self._loop.call_soon,
+            store=self._durably,
+            read=self._begin_read,
+            announce=self._announce,
+        )
+
+    def _enlist(self, live: LiveRoom) -> None:
+        self._live[live.room.workspace] = live
         self._metrics.rooms.set(len(self._live))
         self.watch(live)
-        return live
+
+    def captured(self) -> list[Workspace]:
+        """Say where the rooms stand that somebody is in, or may come back to."""
+        now = self._loop.time()
+        return [
+            live.room.captured(now)
+            for live in self._live.values()
+            if not live.stale and not live.room.empty
+        ]
+
+    def restore(self, captured: Workspace, now: float) -> LiveRoom:
+        """Go on with a room of another process; it is live with `adopt`."""
+        return self._make(Room.restore(captured, self._rules, now))
+
+    def adopt(self, rooms: Mapping[str, tuple[LiveRoom, int]], *, succeeding: str) -> None:
+        """Have these rooms live. Each comes with the number up to which messages are stored.
+
+        Args:
+            rooms: by workspace, with that number.
+            succeeding: the node that they come from; it is about to end.
+        """
+        self.neighbours.succeed(succeeding)
+        for live, known in rooms.values():
+            self._enlist(live)
+            live.carry_out(live.room.noticed(known))
+        if not isinstance(self._bus, Alone):
+            self.neighbours.resync()
+        else:
+            self._tasks.spawn(self._verify([live for live, _ in rooms.values()]))
+
+    async def _verify(self, rooms: list[LiveRoom]) -> None:
+        """See whether the store holds the histories that rooms of another process go on from."""
+        for live in rooms:
+            await self._compare(live)
+
+    def freeze(self) -> None:
+        """Change no room, as another process goes on from where they stand."""
+        self._running.clear()
+        self.neighbours.freeze()
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self._running.set()
+        self.neighbours.thaw()
 
     async def forget(self, workspace: str) -> bool:
         """Delete a workspace; False where there was none.
@@ -319,6 +380,7 @@ class Rooms:
             state = await self.measured("open", lambda: self._store.open(workspace))
         except StoreError:
             return
+        await self._running.wait()
         if state.epoch != live.room.epoch:
             self._replaced(live)
 
@@ -346,6 +408,7 @@ class Rooms:
 
     async def _recount(self, live: LiveRoom, action: Recount) -> None:
         workspace, upto = live.room.workspace, action.upto
+        cursor: Cursor | None = None
         try:
             entry = await self.measured(
                 "enter",
@@ -354,10 +417,11 @@ class Rooms:
                 ),
                 live,
             )
+            cursor = entry.cursor
         except StoreError:
-            live.carry_out(live.room.recounted(action.user, None))
-        else:
-            live.carry_out(live.room.recounted(action.user, entry.cursor))
+            pass
+        await self._running.wait()
+        live.carry_out(live.room.recounted(action.user, cursor))
 
     async def _fetch(self) -> None:
         """Read what rooms miss, all of them together, until it is there.
@@ -376,6 +440,7 @@ class Rooms:
                 self._missing = missing | self._missing
                 await asyncio.sleep(FETCH_RETRY_SECONDS)
                 continue
+            await self._running.wait()
             for (live, fetch), messages in zip(missing.items(), found, strict=True):
                 if messages and messages[0].seq == fetch.after + 1:
                     live.carry_out(live.room.fetched(messages))

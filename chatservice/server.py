@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from websockets.http11 import Request
@@ -38,6 +38,8 @@ log = get_logger("server")
 
 SETTLE_SECONDS: Final = 1.0
 """How long members may still come in who had connected when no more were accepted."""
+READ_SECONDS: Final = 0.5
+"""How long a handover waits for reads under way; the new process does the rest again."""
 FLUSH_SECONDS: Final = 5.0
 """How long a stop waits for commits under way: more than a busy timeout, less than patience."""
 
@@ -85,6 +87,11 @@ class ChatServer:
         self._nobody = asyncio.Event()
         self._nobody.set()
         self._tasks = Tasks()
+        self._under_way: dict[asyncio.Task[None], tuple[Connection, protocol.ClientFrame]] = {}
+        self.paused = 0.0
+        """When reading last stopped, in seconds of CLOCK_MONOTONIC."""
+        self.again: dict[Connection, list[protocol.ClientFrame]] = {}
+        """What members asked for and were not answered yet when everything was frozen."""
         self._operations: dict[type, Callable[[Connection, LiveRoom, Any], None]] = {
             protocol.Send: self._send,
             protocol.Read: self._read,
@@ -118,21 +125,84 @@ class ChatServer:
             let_in: wait, for a moment, for those who have connected and not yet said what for;
                 otherwise only for those who have.
         """
+        await self._settle(let_in=let_in)
+        self._pause()
+        try:
+            await self._finish()
+        except TimeoutError:
+            log.error("commits under way did not finish; they are not acknowledged")
+
+    async def freeze(self) -> None:
+        """Read nothing, write nothing, change nothing: another process goes on from here.
+
+        Raises:
+            TimeoutError: commits under way do not finish; call `thaw`.
+        """
+        await self._settle(let_in=False)
+        self._pause()
+        for connection in self._half_open:
+            connection.pause()
+        await self._finish()
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=READ_SECONDS)
+        self.again = {}
+        for task, (connection, frame) in self._under_way.items():
+            if task.cancel():
+                self.again.setdefault(connection, []).append(frame)
+        if self._under_way:
+            await asyncio.wait(self._under_way)
+        self._wheel.stop()
+        self.rooms.freeze()
+        for live in self.rooms:
+            live.flush()
+        for _ in range(2):  # uvloop writes at the end of a turn
+            await asyncio.sleep(0)
+
+    def thaw(self) -> None:
+        """Undo `freeze`, at whatever point it failed: go on as if nothing had been."""
+        self.rooms.thaw()
+        self._wheel.stop()
+        self._wheel.start()
+        for connection in self._half_open:
+            if not connection.gone:
+                connection.unpause()
+        self.resume()
+        again, self.again = self.again, {}
+        for connection, frames in again.items():
+            for frame in frames:
+                self.operate(connection, frame)
+
+    async def reattach(self) -> None:
+        """Give their sockets back to connections that were to move."""
+        for connection in [*self._members, *self._half_open]:
+            if connection.detached:
+                await connection.attach()
+
+    async def _settle(self, *, let_in: bool) -> None:
         deadline = self._loop.time() + SETTLE_SECONDS
         await asyncio.sleep(0)  # what was accepted in this turn is known in the next
         # Polled (ASYNC110) for a second at most, once in a process's life.
         while self._at_the_door(let_in) and self._loop.time() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+    def _pause(self) -> None:
+        self.paused = time.monotonic()
         self.admission.draining = True
         for connection in self._members:
             connection.pause()
+
+    async def _finish(self) -> None:
+        """See commits under way through.
+
+        Raises:
+            TimeoutError: they take too long.
+        """
         try:
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self.rooms.committer.drain()
-        except TimeoutError:
-            log.error("commits under way did not finish; they are not acknowledged")
-        for live in self.rooms:
-            live.flush()
+        finally:
+            for live in self.rooms:
+                live.flush()
 
     def _at_the_door(self, silent_too: bool) -> bool:
         return self.admission.busy or (
@@ -215,7 +285,13 @@ class ChatServer:
         try:
             self._operations[type(frame)](connection, live, frame)
         except Exception:
-            self._bug(connection, live)
+            self._bug(connection, live, frame)
+
+    def operate(self, connection: Connection, frame: protocol.ClientFrame) -> None:
+        """Do what a member asked for before, in this process or in the one before it."""
+        live = self._members.get(connection)
+        if live is not None:
+            self._operations[type(frame)](connection, live, frame)
 
     def flooded(self, connection: Connection, text: str | None) -> None:
         """Refuse a frame past the rate limit; close who does not heed it."""
@@ -267,6 +343,38 @@ class ChatServer:
         if not self._lingering:
             self._nobody.set()
 
+    # --- moving to another process -------------------------------------------------------
+
+    @property
+    def members(self) -> Mapping[Connection, LiveRoom]:
+        """Every member, with its room."""
+        return self._members
+
+    @property
+    def visitors(self) -> list[Connection]:
+        """Connections that have not said what they want."""
+        return [one for one in self._half_open if not (one.asked or one.gone)]
+
+    def adopt(self, connection: Connection, live: LiveRoom) -> None:
+        """Have a member of another process; its room is live already."""
+        live.adopt(connection)
+        self._members[connection] = live
+        self._lingering.add(connection)
+        self._nobody.clear()
+        self.admission.counts.adopt(connection.user, connection.workspace)
+        self.metrics.connections.inc()
+
+    def give_away(self) -> None:
+        """Let go of everybody, as they live on in another process."""
+        for connection in [*self._members, *self.visitors]:
+            connection.give_away()
+            self._half_open.pop(connection, None)
+            self._lingering.discard(connection)
+        self._members.clear()
+        self.metrics.connections.set(0)
+        if not self._lingering:
+            self._nobody.set()
+
     def _welcome(self, connection: Connection, live: LiveRoom) -> None:
         self._members[connection] = live
         self._lingering.add(connection)
@@ -304,7 +412,7 @@ class ChatServer:
             why = "history: `before` and `limit` must be at least 1"
             self._refuse(connection, live, "history", Error(ErrorCode.BAD_FRAME, why))
             return
-        self._spawn(connection, live, self._send_history(connection, live, frame))
+        self._spawn(connection, live, frame, self._send_history(connection, live, frame))
 
     async def _send_history(
         self, connection: Connection, live: LiveRoom, frame: protocol.ReadHistory
@@ -327,7 +435,7 @@ class ChatServer:
     def _authenticate(
         self, connection: Connection, live: LiveRoom, frame: protocol.Authenticate
     ) -> None:
-        self._spawn(connection, live, self._renew(connection, live, frame.token))
+        self._spawn(connection, live, frame, self._renew(connection, live, frame.token))
 
     async def _renew(self, connection: Connection, live: LiveRoom, token: str) -> None:
         try:
@@ -341,7 +449,7 @@ class ChatServer:
             self.metrics.requests["auth", "client_error"].inc()
             connection.close(CloseCode.FORBIDDEN, "no longer allowed here", reason="forbidden")
             return
-        self.admission.set_expiry(connection, identity)
+        self.admission.identify(connection, identity, token)
         live.tell(connection, protocol.Authenticated(identity.exp))
         self.metrics.requests["auth", "ok"].inc()
 
@@ -350,21 +458,32 @@ class ChatServer:
         live.tell(connection, error)
 
     def _spawn(
-        self, connection: Connection, live: LiveRoom, work: Coroutine[Any, Any, None]
+        self,
+        connection: Connection,
+        live: LiveRoom,
+        frame: protocol.ClientFrame,
+        work: Coroutine[Any, Any, None],
     ) -> None:
-        self._tasks.spawn(self._see_through(connection, live, work))
+        task = self._tasks.spawn(self._see_through(connection, live, frame, work))
+        self._under_way[task] = connection, frame
+        task.add_done_callback(lambda done: self._under_way.pop(done, None) and None)
 
     async def _see_through(
-        self, connection: Connection, live: LiveRoom, work: Coroutine[Any, Any, None]
+        self,
+        connection: Connection,
+        live: LiveRoom,
+        frame: protocol.ClientFrame,
+        work: Coroutine[Any, Any, None],
     ) -> None:
         """Do what a member asked for; a bug is answered, too."""
         try:
             await work
         except Exception:
-            self._bug(connection, live)
+            self._bug(connection, live, frame)
 
-    def _bug(self, connection: Connection, live: LiveRoom) -> None:
+    def _bug(self, connection: Connection, live: LiveRoom, frame: protocol.ClientFrame) -> None:
         """Log, count and answer the exception that is being handled."""
         log.exception("bug in a room", conn=connection.id, workspace=connection.workspace)
         self.metrics.room_errors[StoreErrorKind.INTERNAL].inc()
+        self.metrics.requests[protocol.operation_of(frame), "error"].inc()
         live.tell(connection, Error(ErrorCode.UNAVAILABLE, "internal error"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import socket
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.chatservice.newcomer import end_of, newcomer, pid_that_serves
+from tests.chatservice.newcomer import end_of, launcher, newcomer, pid_that_serves
 from tests.chatservice.wire import (
     DEADLINE,
     Ended,
@@ -18,13 +19,17 @@ from tests.chatservice.wire import (
     troubles,
 )
 from tests.conftest import ServiceFactory
-from tests.service_process import free_ports
+from tests.service_process import REPOSITORY, free_ports
 
 
-def test_members_are_told_when_to_come_back_and_miss_nothing(
-    service_factory: ServiceFactory,
+def test_a_release_that_cannot_take_connections_has_the_members_come_back_and_miss_nothing(
+    service_factory: ServiceFactory, tmp_path: Path
 ) -> None:
-    service = service_factory({"timing": {"reconnect_spread": 0.5}})
+    """Only the listeners move; members are told when to come back."""
+    service = service_factory(
+        {"timing": {"reconnect_spread": 0.5}}, environment={"PYTHONPATH": str(REPOSITORY)}
+    )
+    service.program = launcher(tmp_path / "former.py", "takeover.VERSIONS = (1,)")
     old = service.pid
     with (
         Wire.join(service, user="ann") as ann,
@@ -41,6 +46,13 @@ def test_members_are_told_when_to_come_back_and_miss_nothing(
             assert 0 <= told["in_ms"] <= 500
             ended = wire.end()
             assert (ended.code, ended.reason) == (1012, "the service restarts")
+        assert status(service)["last_start"] == {
+            "started": "listeners",
+            "moved": 0,
+            "drained": 2,
+            "dropped": 0,
+            "pause_ms": None,
+        }
         query = {"after": 1, "epoch": ann.welcome["epoch"]}
     with Wire.join(service, user="ann", **query) as ann:
         assert (ann.welcome["resumed"], ann.past) == (True, [])
@@ -133,7 +145,8 @@ def test_ports_that_changed_are_listened_on_and_the_former_ones_left(
         port, admin_port = free_ports(2)
         service.configure({"service": {"port": port, "admin_port": admin_port}})
         service.take_over()
-        assert ann.end().code == 1012
+        ann.send("ping")
+        assert ann.next("pong")
     with Wire.join(service) as ann:
         ann.send("ping")
         assert ann.next("pong")
