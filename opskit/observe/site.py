@@ -96,16 +96,11 @@ class MonitoringSite:
     # --- what runs ----------------------------------------------------------------------------
 
     def daemons(self) -> dict[str, Daemon]:
-        """Give what is to run, each as it is to run."""
+        """Give what is to run, each as it is to run.
+
+        In this order: an alert that fires before there is anybody to tell is told a minute later.
+        """
         options = {
-            "prometheus": (
-                self._program("prometheus"),
-                f"--config.file={self.current / _PROMETHEUS}",
-                f"--storage.tsdb.path={self.root / 'data' / 'prometheus'}",
-                f"--storage.tsdb.retention.time={self.monitoring.retention_days}d",
-                f"--web.listen-address=127.0.0.1:{self.monitoring.prometheus_port}",
-                "--web.enable-lifecycle",
-            ),
             "alertmanager": (
                 self._program("alertmanager"),
                 f"--config.file={self.current / _ALERTMANAGER}",
@@ -114,6 +109,16 @@ class MonitoringSite:
                 "--cluster.listen-address=",  # alone: there is nobody to gossip with
             ),
             "exporter": self._exporter(),
+            "prometheus": (
+                self._program("prometheus"),
+                f"--config.file={self.current / _PROMETHEUS}",
+                f"--storage.tsdb.path={self.root / 'data' / 'prometheus'}",
+                f"--storage.tsdb.retention.time={self.monitoring.retention_days}d",
+                f"--web.listen-address=127.0.0.1:{self.monitoring.prometheus_port}",
+                # Until an alert that could not be told is tried again (default 1 min).
+                f"--rules.alert.resend-delay={max(5, self.monitoring.scrape_interval)}s",
+                "--web.enable-lifecycle",
+            ),
         }
         ready = {
             "prometheus": f"{self.prometheus_url}/-/ready",
