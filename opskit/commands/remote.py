@@ -1,0 +1,57 @@
+"""How a command goes over SSH: as one line for the login shell, that says its pid and can be ended.
+
+sshd does not end a command whose channel is closed. So each runs in a session of its own, says
+its pid on stderr before anything else, and `timeout` of coreutils ends it when opskit cannot.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from opskit.commands import Command, quote
+
+_LEADER = "opskit-leader"
+_RUN = f'echo "{_LEADER} $$" >&2; timeout -s KILL "$0" "$@"; exit $?'
+# Not `exec`: a command that a signal ended would end `timeout` by that signal, which setsid
+# cannot tell; the shell says 128 and its number.
+_GRACE = 10.0
+"""Seconds after its timeout that a command is ended by the host itself, if opskit did not."""
+_LONGEST_STREAM = 7 * 86_400.0
+"""Seconds after which a stream that nobody reads any more has ended, whatever happens."""
+
+
+def line(command: Command, *, sudo: bool, stream: bool = False) -> str:
+    """Give the line that runs a command.
+
+    Args:
+        command: which; what it reads is sent on stdin, and no part of the line.
+        sudo: run it as root through `sudo -n`, which asks nothing.
+        stream: it runs for as long as somebody reads it, whatever its timeout.
+    """
+    seconds = _LONGEST_STREAM if stream else command.timeout + _GRACE
+    bounded = ("sh", "-c", _RUN, str(math.ceil(seconds)), *command.argv)
+    return "exec " + quote((*(("sudo", "-n", "--") if sudo else ()), "setsid", "-w", *bounded))
+
+
+def kill(leader: int, *, sudo: bool) -> str:
+    """Give the line that ends a command with everything that it started."""
+    argv = ("kill", "-s", "KILL", "--", f"-{leader}")
+    return "exec " + quote((*(("sudo", "-n", "--") if sudo else ()), *argv))
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command wrote on stderr, and the pid of its session's leader if it was started."""
+
+    leader: int | None
+    stderr: str
+
+
+def said(stderr: bytes) -> Said:
+    """Take the leader's pid out of what was written on stderr."""
+    text = stderr.decode("utf-8", "replace")
+    if match := re.search(rf"^{_LEADER} (\d+)\n", text, re.MULTILINE):
+        return Said(int(match[1]), text[: match.start()] + text[match.end() :])
+    return Said(None, text)

@@ -1,0 +1,315 @@
+"""One connection to a host over SSH: made when needed, watched, made again when it was lost.
+
+Everything that can be wrong with it is said in words, with what to do. Passwords are never asked
+for: keys of an agent or in files let in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fabric
+import paramiko
+
+from opskit import host_keys
+from opskit.failure import Failure
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for each part of connecting: the network, the keys, the login."""
+WATCH_INTERVAL = 5.0
+"""Seconds between the questions whether the host still answers."""
+WATCH_PATIENCE = 15.0
+"""Seconds that it may take to answer; then the connection counts as lost."""
+_PORT = 22
+
+
+class CannotConnect(Failure):
+    """The host was not reached, or did not let us in."""
+
+
+class ConnectionLost(Failure):
+    """The connection broke while a command ran there."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a host is and who logs in.
+
+    Attributes:
+        host: its name, its address, or its alias in ~/.ssh/config.
+        user: who logs in; empty: whom ~/.ssh/config names, else root.
+        port: None: the one that ~/.ssh/config names, else 22.
+    """
+
+    host: str
+    user: str = ""
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read `[user@]host[:port]`; an IPv6 address with a port is in brackets."""
+        user, _, rest = text.rpartition("@")
+        if rest.startswith("["):
+            host, _, port = rest[1:].partition("]")
+            port = port.removeprefix(":")
+        elif rest.count(":") == 1:
+            host, _, port = rest.partition(":")
+        else:
+            host, port = rest, ""
+        return cls(host, user, int(port) if port else None)
+
+    def __str__(self) -> str:
+        """Give what a person calls it."""
+        if self.port is None:
+            return self.host
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Login:
+    """How to get in.
+
+    Attributes:
+        user: who logs in, unless the address says so itself.
+        identity_file: the private key; None: the agent's, and those of ~/.ssh.
+        known_hosts: a file of known host keys beside OpenSSH's own.
+        jump: the host that leads there; None: the one that ~/.ssh/config names, if any.
+        config: OpenSSH's configuration; None: ~/.ssh/config and /etc/ssh/ssh_config.
+        agent: whether the keys of an agent are offered.
+    """
+
+    user: str = ""
+    identity_file: Path | None = None
+    known_hosts: Path | None = None
+    jump: Address | None = None
+    config: Path | None = None
+    agent: bool = True
+
+
+class Connection:
+    """A connection that several threads share.
+
+    Attributes:
+        round_trips: how often somebody waited for the host: 5 to connect (TCP, versions, keys,
+            service, login), and what `SshExecutor` adds for its commands.
+    """
+
+    def __init__(self, address: Address, login: Login) -> None:
+        self.address = address
+        self.round_trips = 0
+        self._login = login
+        self._lock = threading.Lock()
+        self._made: fabric.Connection | None = None
+
+    @property
+    def user(self) -> str:
+        """Who is logged in there."""
+        return str((self._made or self._described()).user)
+
+    def transport(self) -> Any:
+        """Give the connection, made if there is none that works.
+
+        Raises:
+            CannotConnect: it could not be made.
+            HostKeyRefused: the host is unknown, or another than the known one.
+        """
+        with self._lock:
+            if self._made is None or not _active(self._made):
+                self.close()
+                made = self._described()
+                self._open(made)
+                self._made = made
+                transport = made.transport
+                threading.Thread(target=_watch, args=(transport,), daemon=True).start()
+            return self._made.transport
+
+    def established(self) -> Any:
+        """Give the connection if there is one that works, else None; never makes one."""
+        made = self._made
+        return made.transport if made is not None and _active(made) else None
+
+    def close(self) -> None:
+        """Close it; the next command makes a new one."""
+        made, self._made = self._made, None
+        while isinstance(made, fabric.Connection):
+            with contextlib.suppress(Exception):
+                made.client.close()
+            made = made.gateway
+
+    def count(self, round_trips: int) -> None:
+        """Note that somebody waited for the host."""
+        with self._lock:
+            self.round_trips += round_trips
+
+    # --- making it ----------------------------------------------------------------------------
+
+    def _described(self) -> fabric.Connection:
+        """Describe the connection, with everything that ~/.ssh/config says about it."""
+        config = fabric.Config(ssh_config=_ssh_config(self._login.config), lazy=True)
+        keys = [str(self._login.identity_file)] if self._login.identity_file else []
+        known = config.base_ssh_config.lookup(self.address.host)
+        options = {
+            "banner_timeout": CONNECT_TIMEOUT,
+            "auth_timeout": CONNECT_TIMEOUT,
+            "allow_agent": self._login.agent,
+            "look_for_keys": not keys,
+        }
+        jump = self._login.jump
+        connection = fabric.Connection(
+            self.address.host,
+            user=self.address.user or self._login.user or known.get("user") or "root",
+            port=self.address.port,
+            config=config,
+            gateway=None if jump is None else self._gateway(jump, config, options, keys),
+            connect_timeout=CONNECT_TIMEOUT,
+            connect_kwargs={**options, "key_filename": keys},
+        )
+        hop = connection
+        while isinstance(hop, fabric.Connection):
+            self._strict(hop)
+            hop = hop.gateway
+        return connection
+
+    def _gateway(
+        self, jump: Address, config: Any, options: dict[str, Any], keys: list[str]
+    ) -> fabric.Connection:
+        return fabric.Connection(
+            jump.host,
+            user=jump.user or None,
+            port=jump.port,
+            config=config,
+            connect_timeout=CONNECT_TIMEOUT,
+            connect_kwargs={**options, "key_filename": list(keys)},
+        )
+
+    def _strict(self, hop: fabric.Connection) -> None:
+        """Let a connection verify the host's key, and offer only keys that are there."""
+        files = self._known_hosts()
+        for file in files:
+            hop.client.load_system_host_keys(str(file))
+        accept_into = self._login.known_hosts or Path("~/.ssh/known_hosts")
+        hop.client.set_missing_host_key_policy(host_keys.Refuse(self._name(hop), accept_into))
+        offered = hop.connect_kwargs.get("key_filename") or []
+        own = str(self._login.identity_file)
+        # OpenSSH passes over an IdentityFile that is missing; one that opskit was given is wanted.
+        there = [path for path in offered if path == own or Path(path).expanduser().is_file()]
+        hop.connect_kwargs["key_filename"] = there
+
+    def _known_hosts(self) -> list[Path]:
+        own = [self._login.known_hosts] if self._login.known_hosts else []
+        return host_keys.existing([*own, *host_keys.SYSTEM_FILES])
+
+    def _name(self, hop: fabric.Connection) -> str:
+        if hop.original_host == self.address.host:
+            return str(self.address)
+        return f"{self.address} (through {hop.original_host})"
+
+    def _open(self, made: fabric.Connection) -> None:
+        """Connect, hop by hop; whatever goes wrong is told of the hop where it did."""
+        hops: list[fabric.Connection] = []
+        hop: Any = made
+        while isinstance(hop, fabric.Connection):
+            hops.insert(0, hop)
+            hop = hop.gateway
+        for one in hops:
+            try:
+                self.round_trips += 5
+                one.open()
+            except Failure:
+                _close_all(hops)
+                raise
+            except Exception as error:
+                _close_all(hops)
+                raise self._explained(one, error) from None
+
+    def _explained(self, hop: fabric.Connection, error: Exception) -> Failure:
+        """Say what went wrong, and what to do."""
+        name, where = self._name(hop), f"{hop.host} port {hop.port}"
+        if isinstance(error, paramiko.BadHostKeyException):
+            known = hop.host if hop.port == _PORT else f"[{hop.host}]:{hop.port}"
+            return host_keys.changed(name, known, error.key, self._known_hosts())
+        if isinstance(error, paramiko.PasswordRequiredException):
+            why = f"{name}: the private key is encrypted, and no agent has it"
+            return CannotConnect(why, hint="add it to your agent: ssh-add")
+        if isinstance(error, paramiko.AuthenticationException):
+            return self._not_let_in(name, hop)
+        if isinstance(error, socket.gaierror):
+            why = f"{name}: there is no host of that name ({error.strerror})"
+            return CannotConnect(why, hint="look at `hosts` in environments.yaml, and at your DNS")
+        if isinstance(error, paramiko.ChannelException):
+            why = f"{name}: the jump host does not reach {where}: {error.text}"
+            return CannotConnect(why, hint="see that it may forward connections, and to there")
+        if isinstance(error, TimeoutError) or "timed out" in str(error).lower():
+            why = f"{name}: {where} does not answer within {CONNECT_TIMEOUT:g} s"
+            return CannotConnect(why, hint="see that the host runs, and that no firewall drops SSH")
+        if isinstance(error, FileNotFoundError):
+            why = f"{name}: {error.filename}: there is no such private key"
+            return CannotConnect(why, hint="look at `identity_file` in environments.yaml")
+        if isinstance(
+            error, ConnectionRefusedError | paramiko.ssh_exception.NoValidConnectionsError
+        ):
+            why = f"{name}: nothing answers at {where}"
+            return CannotConnect(why, hint="see that the host runs, and its sshd at that port")
+        said = str(error) or type(error).__name__
+        why = f"{name}: could not connect to {where}: {said}"
+        return CannotConnect(why, hint=f"try: ssh -v -p {hop.port} {hop.user}@{hop.host} true")
+
+    def _not_let_in(self, name: str, hop: fabric.Connection) -> CannotConnect:
+        files = ", ".join(hop.connect_kwargs["key_filename"])
+        tried = f"the key {files}" if files else "your agent's keys and those in ~/.ssh"
+        return CannotConnect(
+            f"{name}: user {hop.user} is not let in with {tried}",
+            hint="name the right one as `identity_file` in environments.yaml, or let it in: "
+            f"ssh-copy-id -p {hop.port} {hop.user}@{hop.host}",
+        )
+
+
+def _ssh_config(path: Path | None) -> Any:
+    """Read OpenSSH's configuration; the user's comes first, since the first value counts."""
+    places: Sequence[Path] = (
+        [path] if path else [Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")]
+    )
+    config = paramiko.SSHConfig()
+    for place in places:
+        if place.is_file():
+            with place.open(encoding="utf-8") as file:
+                config.parse(file)
+    return config
+
+
+def _active(connection: fabric.Connection) -> bool:
+    return connection.transport is not None and bool(connection.transport.is_active())
+
+
+def _close_all(hops: Sequence[fabric.Connection]) -> None:
+    for hop in reversed(hops):
+        with contextlib.suppress(Exception):
+            hop.client.close()
+
+
+def _watch(transport: Any) -> None:
+    """Ask again and again whether the host still answers; when it does not, end the connection.
+
+    A host that vanished, or whose sshd was stopped, says nothing: without this a stream would
+    wait for ever.
+    """
+    idle = threading.Event()
+    while transport.is_active():
+        idle.wait(WATCH_INTERVAL)
+        patience = threading.Timer(WATCH_PATIENCE, transport.close)
+        patience.daemon = True
+        patience.start()
+        with contextlib.suppress(Exception):
+            transport.global_request("keepalive@openssh.com", wait=True)
+        patience.cancel()
+
+
+# Its threads would write tracebacks to stderr; what went wrong is said where it matters.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL + 1)
