@@ -21,27 +21,30 @@ from chatservice.auth import Authenticator
 from chatservice.backend import Postgres, backend
 from chatservice.config import Settings, SettingsError, load_settings
 from chatservice.control import ControlError, ask
-from chatservice.process import Process, StartError
+from chatservice.process import RELOAD_SECONDS, Process, StartError
 from chatservice.store import SchemaVersion, StoreError, StoreErrorKind
 from chatservice.store.sqlite_source import CopyError
+from chatservice.succession import Report
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; give its exit status."""
     arguments = _parser().parse_args(argv)
+    arguments.report = report = Report()
     try:
         settings = load_settings(arguments.settings)
         status: int = arguments.run(settings, arguments)
     except SettingsError as error:
-        return _complain(2, error)
+        return _complain(2, error, report)
     except (StartError, StoreError, CopyError, ControlError) as error:
-        return _complain(1, error)
+        return _complain(1, error, report)
     except OSError as error:
-        return _complain(1, f"{error.filename or 'system'}: {error.strerror}")
+        return _complain(1, f"{error.filename or 'system'}: {error.strerror}", report)
     return status
 
 
-def _complain(status: int, error: object) -> int:
+def _complain(status: int, error: object, report: Report) -> int:
+    report.failed(str(error))
     print(f"chatservice: {error}", file=sys.stderr)
     return status
 
@@ -76,8 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     orders = ctl.add_subparsers(required=True, dest="order", metavar="ORDER")
     orders.add_parser("status", help="what it is and does")
     orders.add_parser("stop", help="stop gracefully")
-    forget = orders.add_parser("forget", help="delete a workspace of the checks")
-    forget.add_argument("workspace")
+    reload = orders.add_parser("reload", help="have it start its successor, and hand over to it")
+    reload.add_argument(
+        "--program", type=Path, default=Path(sys.argv[0]), help="what to start (default: this one)"
+    )
+    forget = orders.add_parser("forget", help="delete workspaces of the checks")
+    forget.add_argument("workspaces", nargs="+", metavar="WORKSPACE")
     sweep = orders.add_parser("sweep", help="delete the checks' workspaces idle for so long")
     sweep.add_argument("seconds", type=float)
     return parser
@@ -100,7 +107,7 @@ def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
 
     async def run() -> None:
         process = Process(settings, build, kind.store(), kind.bus(), where=str(arguments.settings))
-        await process.run(take_over=arguments.take_over)
+        await process.run(take_over=arguments.take_over, report=arguments.report)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
@@ -156,13 +163,36 @@ def _plain(schema: SchemaVersion) -> dict[str, int]:
 
 
 def _ctl(settings: Settings, arguments: argparse.Namespace) -> int:
-    extra = {
-        name: value
-        for name in ("workspace", "seconds")
-        if (value := getattr(arguments, name, None)) is not None
-    }
-    print(json.dumps(ask(settings.control_socket, arguments.order, **extra)))
+    path = settings.control_socket
+    if arguments.order == "forget":
+        known = [name for name in arguments.workspaces if _forget(path, name)]
+        print(json.dumps({"ok": True, "forgotten": known}))
+        return 0
+    if arguments.order == "reload":
+        print(json.dumps(_reload(path, arguments)))
+        return 0
+    extra = {"seconds": arguments.seconds} if arguments.order == "sweep" else {}
+    print(json.dumps(ask(path, arguments.order, **extra)))
     return 0
+
+
+def _reload(path: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Have the running process start the release that this file belongs to."""
+    argv = [
+        sys.executable,
+        "-I",
+        str(arguments.program.absolute()),
+        "serve",
+        "--settings",
+        str(arguments.settings.absolute()),
+        "--take-over",
+    ]
+    return ask(path, "reload", argv=argv, timeout=RELOAD_SECONDS + 5)
+
+
+def _forget(path: Path, workspace: str) -> bool:
+    """Delete one workspace; gives whether there was one."""
+    return bool(ask(path, "forget", workspace=workspace)["forgotten"])
 
 
 if __name__ == "__main__":

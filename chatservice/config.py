@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -90,6 +90,12 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     handshakes: Count = 1000
     unsent_bytes: Annotated[int, Meta(ge=65_536)] = 1_048_576
     queued_writes: Count = 20_000
+
+
+CHECKS_PREFIX: Final = "smoke-"
+"""How the names of workspaces begin that belong to the checks: only these can be deleted."""
+CHECKS_GRACE: Final = 1.0
+"""Most seconds of grace in those, so that a check does not wait for `timing.presence_grace`."""
 
 
 class TimingSettings(_Section, frozen=True, kw_only=True):

@@ -25,8 +25,6 @@ log = get_logger("control")
 MAX_LINE: Final = 65_536
 RETRY_SECONDS: Final = 0.5
 """How long after a failure the control socket accepts again."""
-SMOKE_PREFIX: Final = "smoke-"
-"""Workspaces that belong to the checks: only these can be deleted from outside."""
 
 Reply = dict[str, Any]
 Order = Callable[[Mapping[str, Any], socket.socket], Awaitable[Reply | None]]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -21,12 +21,11 @@ from chatservice import descriptors
 from chatservice.admin import AdminConnection
 from chatservice.admission import Build
 from chatservice.auth import Authenticator
-from chatservice.cluster import Alone, Bus
-from chatservice.config import Settings, SettingsError
+from chatservice.cluster import Bus
+from chatservice.config import CHECKS_PREFIX, Settings, SettingsError
 from chatservice.connection import Connection
 from chatservice.control import (
     RETRY_SECONDS,
-    SMOKE_PREFIX,
     ControlError,
     ControlSocket,
     Reply,
@@ -42,9 +41,16 @@ from chatservice.metrics import Metrics
 from chatservice.rooms import RoomBusyError
 from chatservice.server import ChatServer
 from chatservice.store import Store, StoreError, StoreErrorKind
+from chatservice.succession import Report, Successor
+from chatservice.systemd import Notifier
 from chatservice.takeover import Claim, agreed_version, claim, hand_over, settled
 
 log = get_logger("process")
+
+RELOAD_SECONDS: Final = 60.0
+"""How long a successor may take until it serves."""
+ANSWER_SECONDS: Final = 10.0
+"""How long a relieved process stays to say how that went."""
 
 
 class StartError(Exception):
@@ -80,7 +86,10 @@ class Process:
         self._bus = bus
         self._result = Result()
         self._inheritance: Inheritance | None = None
-        self._successor: socket.socket | None = None
+        self._heir: socket.socket | None = None
+        self._notifier = Notifier()
+        self._answered = asyncio.Event()
+        self._answered.set()
         self._handover = asyncio.Lock()
         self._control = ControlSocket(
             settings.control_socket,
@@ -90,11 +99,16 @@ class Process:
                 "forget": self._forget,
                 "sweep": self._sweep,
                 "take-over": self._take_over,
+                "reload": self._reload_release,
             },
         )
 
-    async def run(self, *, take_over: bool) -> None:
+    async def run(self, *, take_over: bool, report: Report | None = None) -> None:
         """Serve until told to stop or relieved.
+
+        Args:
+            take_over: relieve the running process, if there is one.
+            report: is told when this one serves.
 
         Raises:
             StartError: it cannot serve. Whoever served before still does.
@@ -124,7 +138,14 @@ class Process:
             took_over=relieving is not None, **msgspec.structs.asdict(self._result),
         )  # fmt: skip
         if relieving is not None and relieving.moves_connections:
-            await self._after_handover(relieving)
+            await self._review()
+        count = self._server.admission.counts.total
+        status = f"release {self._build.release} serves, with {count} members from the start"
+        await asyncio.to_thread(self._notifier.ready, status)
+        if report is not None:
+            report.serving(msgspec.structs.asdict(self._result))
+        if relieving is not None:
+            await asyncio.to_thread(relieving.settled)
         await self._stopped.wait()
         await self._end()
 
@@ -191,8 +212,8 @@ class Process:
             return Result("listeners", drained=offer.connections)
         return await self._inheritance.enter(paused=offer.paused, succeeding=offer.node)
 
-    async def _after_handover(self, relieving: Claim) -> None:
-        """Do what can wait until everybody is served."""
+    async def _review(self) -> None:
+        """Close who is no longer allowed, now that everybody is served."""
         assert self._inheritance is not None
         closed = await self._inheritance.review()
         self._inheritance = None
@@ -200,7 +221,6 @@ class Process:
         self._result.dropped += closed
         if closed:
             log.warning("closed members who are no longer allowed", count=closed)
-        await asyncio.to_thread(relieving.settled)
 
     async def _get_ready_to_accept(self) -> None:
         """Do all that can fail. Listeners are duplicated: closing a server keeps ours open."""
@@ -255,15 +275,18 @@ class Process:
         async with self._handover:  # one that is under way decides what there is to end
             log.info("stopping", relieved=self._relieved)
             if not self._relieved:
+                self._notifier.stopping()
                 self._refuse_more()
                 for listener in self._listeners.values():
                     listener.close()
                 await self._server.quiesce(let_in=False)
         await self._server.dismiss()
-        if self._successor is not None:
-            if not isinstance(self._bus, Alone):
-                await settled(self._successor)
-            self._successor.close()
+        if self._heir is not None:
+            await settled(self._heir)
+            self._heir.close()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._answered.wait()
         await self._server.close()
         self._control.close(replaced=self._relieved)
         if not self._relieved:
@@ -311,8 +334,8 @@ class Process:
 
     async def _forget(self, order: Mapping[str, Any], _: socket.socket) -> Reply:
         workspace = str(order.get("workspace", ""))
-        if not workspace.startswith(SMOKE_PREFIX):
-            raise ControlError(f"only workspaces named {SMOKE_PREFIX}... can be forgotten")
+        if not workspace.startswith(CHECKS_PREFIX):
+            raise ControlError(f"only workspaces named {CHECKS_PREFIX}... can be forgotten")
         try:
             return {"ok": True, "forgotten": await self._server.rooms.forget(workspace)}
         except RoomBusyError:
@@ -327,7 +350,7 @@ class Process:
         before = int(max(0.0, time.time() - seconds) * 1000)
         forgotten = []
         try:
-            for workspace in await self._server.store.idle_workspaces(SMOKE_PREFIX, before):
+            for workspace in await self._server.store.idle_workspaces(CHECKS_PREFIX, before):
                 with contextlib.suppress(RoomBusyError):
                     if await self._server.rooms.forget(workspace):
                         forgotten.append(workspace)
@@ -369,7 +392,7 @@ class Process:
     async def _hand_over_connections(self, peer: socket.socket) -> None:
         """Pass everybody; whatever fails, they are served on as if nothing had been tried."""
         server = self._server
-        successor = peer.dup()
+        heir = peer.dup()
         gc.disable()
         try:
             await server.freeze()
@@ -382,7 +405,7 @@ class Process:
             )
             await hand_over(peer, self._listeners, offer, parcels(server))
         except BaseException as error:
-            successor.close()
+            heir.close()
             await server.reattach()
             server.thaw()
             if isinstance(error, TimeoutError):
@@ -392,8 +415,39 @@ class Process:
             raise
         finally:
             gc.enable()
-        self._successor = successor
+        self._heir = heir
         server.give_away()
+
+    async def _reload_release(self, order: Mapping[str, Any], peer: socket.socket) -> Reply | None:
+        """Start the successor, and say how that went. Where it failed, this one serves on."""
+        argv = order.get("argv")
+        if not isinstance(argv, list) or not all(isinstance(each, str) for each in argv):
+            raise ControlError("reload needs the argv of a successor")
+        if not self._answered.is_set() or self._handover.locked() or self._stopped.is_set():
+            raise ControlError("this process is being relieved or stopped already")
+        self._answered.clear()
+        try:
+            try:
+                successor = Successor(argv)
+            except OSError as error:
+                raise ControlError(f"{argv[:1]}: cannot be started: {error.strerror}") from None
+            log.info("started a successor", pid=successor.pid)
+            outcome = await successor.outcome(RELOAD_SECONDS)
+            if not outcome.serving:
+                raise ControlError(
+                    f"the successor does not serve, this process does: {outcome.error}"
+                )
+            if self._notifier:  # which may not have heard it of the successor itself
+                self._notifier.tell(f"MAINPID={outcome.pid}")
+                await asyncio.to_thread(self._notifier.barrier)
+            reply = {"ok": True, "pid": outcome.pid, "last_start": outcome.last_start}
+            with contextlib.suppress(OSError):
+                await asyncio.get_running_loop().sock_sendall(
+                    peer, msgspec.json.encode(reply) + b"\n"
+                )
+        finally:
+            self._answered.set()
+        return None
 
     async def _accept_again(self) -> None:
         while not self._servers:

@@ -58,11 +58,16 @@ TYPING_INTERVAL = 1.0
 
 
 class Rules(msgspec.Struct, frozen=True):
-    """What the settings say about every room. Durations in seconds."""
+    """What the settings say about every room. Durations in seconds.
+
+    `shared`: whether other nodes publish in it too, so that a member may know of a number that has
+    not arrived here yet, having read it there.
+    """
 
     presence_grace: float
     text_limit: int
     heartbeat: float
+    shared: bool = False
 
 
 class _Member:
@@ -322,8 +327,8 @@ class Room(Generic[Key]):
     # --- cursors, typing, ping -----------------------------------------------------------
 
     def read(self, key: Key, seq: int) -> list[Action[Key]]:
-        """A member has read everything up to `seq`."""
-        if not 0 <= seq <= self.seq:
+        """A member has read everything up to `seq`; the store lets no cursor pass the newest."""
+        if seq < 0 or (seq > self.seq and not self._rules.shared):
             why = f"read: `seq` must be 0 to {self.seq}, the newest number"
             return [ToMember(key, Error(ErrorCode.BAD_FRAME, why))]
         return [Store(key, MoveCursor(self.workspace, self._members[key].user, seq))]

@@ -19,6 +19,7 @@ from chatservice.actions import Store as StoreAction
 from chatservice.cluster import Alone, Bus, Here, Moved, Typed
 from chatservice.cluster import Committed as CommittedWord
 from chatservice.committer import Committer, Done, Failed
+from chatservice.config import CHECKS_GRACE, CHECKS_PREFIX
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
 from chatservice.handover_format import Workspace
@@ -109,6 +110,13 @@ class Rooms:
     def __len__(self) -> int:
         return len(self._live)
 
+    def _rules_of(self, workspace: str) -> Rules:
+        """Give the rules of a workspace; those of the checks wait for nobody long."""
+        if not workspace.startswith(CHECKS_PREFIX):
+            return self._rules
+        grace = min(self._rules.presence_grace, CHECKS_GRACE)
+        return msgspec.structs.replace(self._rules, presence_grace=grace)
+
     def __iter__(self) -> Iterator[LiveRoom]:
         return iter(self._live.values())
 
@@ -137,7 +145,7 @@ class Rooms:
         try:
             with self.neighbours.listening(workspace) as heard:
                 state = await self.measured("open", lambda: self._store.open(workspace))
-                live = self._make(Room(workspace, state, self._rules))
+                live = self._make(Room(workspace, state, self._rules_of(workspace)))
                 await self.neighbours.introduce(live, heard)
         finally:
             del self._opening[workspace]
@@ -170,7 +178,8 @@ class Rooms:
 
     def restore(self, captured: Workspace, now: float) -> LiveRoom:
         """Go on with a room of another process; it is live with `adopt`."""
-        return self._make(Room.restore(captured, self._rules, now))
+        rules = self._rules_of(captured.workspace)
+        return self._make(Room.restore(captured, rules, now))
 
     def adopt(self, rooms: Mapping[str, tuple[LiveRoom, int]], *, succeeding: str) -> None:
         """Have these rooms live. Each comes with the number up to which messages are stored.

@@ -18,7 +18,7 @@ from chatservice import protocol
 from chatservice.actions import Store as StoreAction
 from chatservice.admission import Admission, Build, unfinished
 from chatservice.auth import Authenticator, AuthError
-from chatservice.cluster import Bus
+from chatservice.cluster import Alone, Bus
 from chatservice.config import Settings
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
@@ -73,6 +73,7 @@ class ChatServer:
             presence_grace=settings.timing.presence_grace,
             text_limit=settings.limits.text,
             heartbeat=settings.timing.heartbeat,
+            shared=not isinstance(bus, Alone),
         )
         self.rooms = Rooms(
             store, self.health, metrics, self._wheel, rules,

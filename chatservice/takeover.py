@@ -133,9 +133,6 @@ class Claim:
                 raise ControlError(
                     f"the running process did not take the confirmation: {error}"
                 ) from None
-        finally:
-            if not self.moves_connections:
-                self._peer.close()
 
     def _left_alone(self) -> bool:
         """Whether the old process died, so that nobody serves but this one, which has it all."""
