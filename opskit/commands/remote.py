@@ -1,7 +1,8 @@
 """How a command goes over SSH: as one line for the login shell, that says its pid and can be ended.
 
-sshd does not end a command whose channel is closed. So each runs in a session of its own, says
-its pid on stderr before anything else, and `timeout` of coreutils ends it when opskit cannot.
+sshd does not end a command whose channel is closed. So each runs in a session of its own under
+`timeout` of coreutils, which ends it when opskit cannot, and whose pid it says on stderr before
+anything else.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from opskit.commands import Command, quote
 
 _LEADER = "opskit-leader"
-_RUN = f'echo "{_LEADER} $$" >&2; timeout -s KILL "$0" "$@"; exit $?'
+_RUN = f'echo "{_LEADER} $PPID" >&2; "$@"; exit $?'
 # Not `exec`: a command that a signal ended would end `timeout` by that signal, which setsid
 # cannot tell; the shell says 128 and its number.
 _GRACE = 10.0
@@ -31,8 +32,9 @@ def line(command: Command, *, sudo: bool, stream: bool = False) -> str:
         stream: it runs for as long as somebody reads it, whatever its timeout.
     """
     seconds = _LONGEST_STREAM if stream else command.timeout + _GRACE
-    bounded = ("sh", "-c", _RUN, str(math.ceil(seconds)), *command.argv)
-    return "exec " + quote((*(("sudo", "-n", "--") if sudo else ()), "setsid", "-w", *bounded))
+    bounded = ("timeout", "-s", "KILL", str(math.ceil(seconds)), "sh", "-c", _RUN, "opskit")
+    as_root = ("sudo", "-n", "--") if sudo else ()
+    return "exec " + quote((*as_root, "setsid", "-w", *bounded, *command.argv))
 
 
 def kill(leader: int, *, sudo: bool) -> str:

@@ -94,7 +94,12 @@ def test_an_environment_on_hosts_says_what_its_layer_is_built_for(file: Path) ->
     assert environment.base_url == "https://chat.example.net"
     assert environment.ws_url == "wss://chat.example.net"
     assert (environment.python, environment.platform) == ("3.11", "x86_64-manylinux_2_28")
-    assert (environment.hosts, environment.user) == (("chat1.example.net",), "root")
+    assert (environment.hosts, environment.user) == (("chat1.example.net",), "")
+    assert (environment.identity_file, environment.known_hosts, environment.jump) == (
+        None,
+        None,
+        "",
+    )
     environment.require_deployable()
 
 
@@ -304,11 +309,23 @@ def test_what_is_wrong_with_hosts_is_named(file: Path, line: str, expected: str)
     assert found == f"environments.yaml:8: environments.prod.{key}: {expected}"
 
 
+def test_how_hosts_are_logged_in_to_is_relative_to_the_file(file: Path, tmp_path: Path) -> None:
+    more = "      database_url: env:CHAT_DATABASE\n    chat: {store: {kind: postgres}}\n"
+    more += "    identity_file: keys/deploy\n    known_hosts: /etc/known\n    jump: ops@gate:2222\n"
+    hosts = "ops@chat1.example.net:2222, '[fd00::2]:22', fd00::3"
+    file.write_text(PROD.replace("chat1.example.net]", f"{hosts}]") + more)
+    environment = load_environments(file).get("prod")
+    assert environment.hosts == ("ops@chat1.example.net:2222", "[fd00::2]:22", "fd00::3")
+    assert environment.identity_file == tmp_path / "keys/deploy"
+    assert environment.known_hosts == Path("/etc/known")
+    assert environment.jump == "ops@gate:2222"
+
+
 def test_a_host_that_ssh_would_take_for_an_option_is_refused(file: Path) -> None:
     found = complaint(file, PROD.replace("chat1.example.net", "good, -oProxyCommand=evil"))
     assert found == (
-        "environments.yaml:4: environments.prod.hosts[1]: expected the name or the address of a "
-        "host, got '-oProxyCommand=evil'"
+        "environments.yaml:4: environments.prod.hosts[1]: expected a host as "
+        "[user@]name[:port], or its address, got '-oProxyCommand=evil'"
     )
 
 
@@ -561,7 +578,7 @@ def test_every_other_setting_is_shown_at_its_real_default_too() -> None:
     assert set(dev_) == set(Local.model_fields)
     assert set(dev_["secrets"]) == set(SECRETS)
     assert set(prod) == set(Ssh.model_fields) - {"chat", "releases", "smoke"}
-    for name in ("root", "user", "python", "platform"):
+    for name in ("root", "python", "platform"):
         assert prod[name] == Ssh.model_fields[name].default
     assert dev_["url"] == load_environments(COMMITTED).get("dev").base_url
 
