@@ -178,7 +178,7 @@ def _schema(source: Path, store: str) -> Schema:
     """Ask the store which schema the migrations of a source tree bring."""
     migrations = source / MIGRATIONS
     try:
-        schema = release_schema(migrations if store == "sqlite" else migrations / store)
+        schema = release_schema(migrations / store)
     except StoreError as error:
         raise Failure(str(error), hint="mend the migration, then deploy again") from None
     return Schema(schema.version, schema.readable_from)

@@ -1,9 +1,11 @@
 """Versioned migrations of the SQLite schema: expand first, contract a release later.
 
-A migration is `migrations/NNN_name.sql`, numbered from 001, with a line `-- readable-from: N`:
-the oldest release schema that can still work with the database after it. The table `schema`
-records each one applied. A release runs on a database when its own version is at least the
-database's `readable_from`; a database that is newer but readable is used as it is.
+A migration is `migrations/sqlite/NNN_name.sql`, numbered from 001, with a line `-- readable-from:
+N`: the oldest release schema that can still work with the database after it. PostgreSQL's lie
+beside them, and a number means the same version for both: where one store has nothing to do, a
+file says so. The table `schema` records each one applied. A release runs on a database when its
+own version is at least the database's `readable_from`; a database that is newer but readable is
+used as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from chatservice.store import SchemaVersion, StoreError, StoreErrorKind
 from chatservice.store.sqlite_errors import store_error
 from chatservice.store.sqlite_file import connect, create_file, write_ahead_log_size
 
-MIGRATIONS: Final = Path(__file__).parent / "migrations"
+MIGRATIONS: Final = Path(__file__).parent / "migrations" / "sqlite"
 
 _FILE_NAME = re.compile(r"(\d{3})_\w+\.sql")
 _READABLE_FROM = re.compile(r"^-- readable-from: (\d+)\s*$", re.MULTILINE)

@@ -75,9 +75,9 @@ def source(tmp_path: Path) -> Path:
         "chatservice/__init__.py": "VALUE = 1\n",
         "chatservice/__main__.py": PROGRAM,
         "chatservice/requirements.txt": "",
-        "chatservice/store/migrations/001_first.sql": "-- readable-from: 1\n",
-        "chatservice/store/migrations/002_second.sql": "-- readable-from: 2\n",
-        "chatservice/store/migrations/003_third.sql": "-- readable-from: 1\n",
+        "chatservice/store/migrations/sqlite/001_first.sql": "-- readable-from: 1\n",
+        "chatservice/store/migrations/sqlite/002_second.sql": "-- readable-from: 2\n",
+        "chatservice/store/migrations/sqlite/003_third.sql": "-- readable-from: 1\n",
         "environments.yaml": (
             "environments:\n  dev:\n    target: local\n    root: ../root\n"
             "    secrets:\n      jwt_secret: generate\n"
@@ -128,9 +128,9 @@ def test_a_release_holds_code_configuration_launcher_link_and_manifest(
         f"code/chatservice/__pycache__/__init__.{TAG}.pyc",
         f"code/chatservice/__pycache__/__main__.{TAG}.pyc",
         "code/chatservice/requirements.txt",
-        "code/chatservice/store/migrations/001_first.sql",
-        "code/chatservice/store/migrations/002_second.sql",
-        "code/chatservice/store/migrations/003_third.sql",
+        "code/chatservice/store/migrations/sqlite/001_first.sql",
+        "code/chatservice/store/migrations/sqlite/002_second.sql",
+        "code/chatservice/store/migrations/sqlite/003_third.sql",
         "config/settings.toml",
         "manifest.json",
         "run.py",
@@ -200,7 +200,7 @@ def edit(path: str, text: str) -> Callable[[Path], object]:
         edit("chatservice/__init__.py", "VALUE = 2\n"),
         edit("chatservice/new.py", ""),
         edit("chatservice/requirements.txt", "one==1.0 --hash=sha256:0\n"),
-        edit("chatservice/store/migrations/004_fourth.sql", "-- readable-from: 2\n"),
+        edit("chatservice/store/migrations/sqlite/004_fourth.sql", "-- readable-from: 2\n"),
         lambda source: (source / "chatservice/__init__.py").rename(source / "chatservice/x.py"),
         lambda source: edit(
             "environments.yaml",
@@ -303,7 +303,7 @@ def test_a_source_without_a_lock_file_is_refused(
 def test_a_migration_without_its_header_is_refused_by_name(
     make: Callable[..., Release], source: Path, tmp_path: Path
 ) -> None:
-    (source / "chatservice/store/migrations/003_third.sql").write_text("SELECT 1;\n")
+    (source / "chatservice/store/migrations/sqlite/003_third.sql").write_text("SELECT 1;\n")
     with pytest.raises(Failure, match=r"003_third\.sql: needs a line `-- readable-from: N`"):
         make()
     assert not (tmp_path / "root/releases").exists()

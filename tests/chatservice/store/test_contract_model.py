@@ -117,12 +117,14 @@ class Comparison:
     async def run(self, steps: list[tuple[Any, ...]]) -> None:
         self.store = self.storage(keep=self.model.keep)
         await self.store.start()
-        for workspace in ("w", "v"):
-            await self.open(workspace)
-        for name, *arguments in steps:
-            await getattr(self, name)(*arguments)
-            await self.same_everywhere()
-        await self.store.close()
+        try:
+            for workspace in ("w", "v"):
+                await self.open(workspace)
+            for name, *arguments in steps:
+                await getattr(self, name)(*arguments)
+                await self.same_everywhere()
+        finally:
+            await self.store.close()
 
     async def same_everywhere(self) -> None:
         for name, workspace in self.model.workspaces.items():
@@ -201,8 +203,7 @@ class Comparison:
         assert await self.store.since(workspace, after, upto) == expected
 
 
-# PostgreSQL numbers a batch as a whole; what it promises of one call is in the other files.
-@pytest.mark.parametrize("new_storage", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("new_storage", ["sqlite", "postgres"], indirect=True)
 @settings(
     max_examples=60,
     deadline=None,

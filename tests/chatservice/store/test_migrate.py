@@ -12,11 +12,18 @@ from pathlib import Path
 import pytest
 
 from chatservice.store import SchemaVersion, StoreError, StoreErrorKind
-from chatservice.store.migrate import MIGRATIONS, database_schema, migrate, release_schema
+from chatservice.store.migrate import (
+    MIGRATIONS,
+    database_schema,
+    load_migrations,
+    migrate,
+    release_schema,
+)
 from chatservice.store.sqlite import SqliteStore
 from tests.chatservice.store.conftest import SqliteFactory
 
 REPOSITORY = Path(__file__).parents[3]
+KINDS = ("sqlite", "postgres")
 
 
 class Release:
@@ -133,6 +140,14 @@ def test_a_release_with_wrong_migrations_says_which(
     assert not database.exists()
 
 
+def test_both_stores_have_the_same_versions() -> None:
+    """A number is the same step for both, so that a release has one schema."""
+    sqlite, postgres = (load_migrations(MIGRATIONS.parent / store) for store in KINDS)
+    assert [(m.version, m.readable_from, m.name) for m in sqlite] == [
+        (m.version, m.readable_from, m.name) for m in postgres
+    ]
+
+
 def test_a_newer_database_that_is_readable_is_used_as_it_is(
     database: Path, release: Release, tmp_path: Path
 ) -> None:
@@ -165,6 +180,17 @@ async def test_a_newer_database_that_is_not_readable_is_left_alone(
     await store.close()
     assert database.read_bytes() == before
     assert database_schema(database) == SchemaVersion(3, 2)
+
+
+def test_a_database_of_the_first_release_is_brought_up_to_date(database: Path) -> None:
+    """What was applied then stays recorded as it was."""
+    first = Release(database.parent / "first-release")
+    source = MIGRATIONS / "001_messages.sql"
+    (first.migrations / source.name).write_bytes(source.read_bytes())
+    assert migrate(database, migrations=first.migrations) == SchemaVersion(1, 1)
+    before = rows(database, "SELECT * FROM schema")
+    assert migrate(database) == release_schema()
+    assert rows(database, "SELECT * FROM schema WHERE version = 1") == before
 
 
 async def test_a_release_before_works_on_what_a_newer_one_expanded(

@@ -153,7 +153,7 @@ MIGRATION = "-- readable-from: {readable_from}\nCREATE TABLE later{number} (x IN
 
 def migration(site: Site, readable_from: int) -> None:
     """Give the source one more migration."""
-    directory = site.directory / "chatservice/store/migrations"
+    directory = site.directory / "chatservice/store/migrations/sqlite"
     number = max(int(path.name[:3]) for path in directory.glob("[0-9]*.sql")) + 1
     text = MIGRATION.format(readable_from=readable_from, number=number)
     (directory / f"{number:03d}_later.sql").write_text(text)

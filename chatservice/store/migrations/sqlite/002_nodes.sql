@@ -1,0 +1,4 @@
+-- readable-from: 1
+--
+-- Who is online where is PostgreSQL's alone: SQLite has one node. Nothing to do; the number stands
+-- for the same release in both.

@@ -1,0 +1,4 @@
+-- readable-from: 1
+--
+-- How repeated messages are numbered is code of the release with SQLite, and a function of the
+-- database with PostgreSQL. Nothing to do here.
