@@ -36,6 +36,7 @@ class LiveRoom:
         "_outbox",
         "_read",
         "_shared",
+        "_shared_bytes",
         "_store",
         "_welcomed",
         "due",
@@ -70,6 +71,7 @@ class LiveRoom:
         self._welcomed: dict[Connection, None] = {}
         self._flushing = False
         self._shared = 0
+        self._shared_bytes = 0
 
     @property
     def idle(self) -> bool:
@@ -81,10 +83,11 @@ class LiveRoom:
         outbox = self._outbox
         for action in actions:
             if isinstance(action, ToAll):
-                self._shared += isinstance(action.frame, Message)
-                outbox.to_all(
-                    text_frame(action.frame), self.room.devices(action.but) if action.but else ()
-                )
+                frame = text_frame(action.frame)
+                if isinstance(action.frame, Message):
+                    self._shared += 1
+                    self._shared_bytes += len(frame)
+                outbox.to_all(frame, self.room.devices(action.but) if action.but else ())
             elif isinstance(action, ToMember):
                 outbox.to_member(action.key, text_frame(action.frame))
             elif isinstance(action, Admit):
@@ -128,4 +131,6 @@ class LiveRoom:
         if self._shared:
             self._metrics.fanout_recipients.observe(recipients)
             self._metrics.deliveries.inc(self._shared * len(members))
-            self._shared = 0
+            size = self._shared_bytes * len(members)
+            self._metrics.top.count(self.room.workspace, self._shared, size)
+            self._shared = self._shared_bytes = 0

@@ -27,6 +27,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from chatservice.protocol import Operation
 from chatservice.store import StoreErrorKind
+from chatservice.top import Top
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -67,6 +68,8 @@ class Metrics:
         # A second series for each, which no query of ours uses.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry = CollectorRegistry()
+        self.top = Top()
+        """Which workspaces make most of the work: no metric, since their number is not bounded."""
         ProcessCollector(registry=registry)
         GCCollector(registry=registry)
 

@@ -102,6 +102,9 @@ class ChatServer:
             protocol.Authenticate: self._authenticate,
         }
         metrics.measure_send_queue(lambda: float(sum(c.unsent_bytes for c in self._members)))
+        metrics.top.measure_connections(
+            lambda: {live.room.workspace: len(live.room) for live in self.rooms}
+        )
 
     # --- lifecycle -----------------------------------------------------------------------
 
