@@ -280,10 +280,11 @@ class Process:
                 for listener in self._listeners.values():
                     listener.close()
                 await self._server.quiesce(let_in=False)
-        await self._server.dismiss()
         if self._heir is not None:
             await settled(self._heir)
             self._heir.close()
+            self._server.give_away()
+        await self._server.dismiss()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._answered.wait()
@@ -416,7 +417,6 @@ class Process:
         finally:
             gc.enable()
         self._heir = heir
-        server.give_away()
 
     async def _reload_release(self, order: Mapping[str, Any], peer: socket.socket) -> Reply | None:
         """Start the successor, and say how that went. Where it failed, this one serves on."""
