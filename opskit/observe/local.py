@@ -1,0 +1,98 @@
+"""The monitoring of one environment on this machine, with everything put together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from opskit.environment import Environment
+from opskit.failure import Misuse
+from opskit.observe.probe import Probe, deployment_metrics, export, probe, probe_metrics
+from opskit.observe.rendering import render_monitoring
+from opskit.observe.site import Changes, MonitoringSite
+from opskit.problems import ConfigError, Problem
+from opskit.secrets import Secret, SecretRef, resolve
+
+if TYPE_CHECKING:
+    from checks.smoke import CheckResult
+    from opskit.fleet import Fleet
+
+
+def site_of(environment: Environment, *, file: Path | None = None) -> MonitoringSite:
+    """Give where an environment is watched from on this machine.
+
+    Args:
+        environment: what is watched.
+        file: the environments.yaml that was given on the command line, for the probe to be given.
+
+    Raises:
+        Misuse: it is on hosts, which a monitoring host watches.
+    """
+    if environment.target != "local":
+        raise Misuse(
+            f"{environment.name} is on hosts: this machine watches local environments only",
+            hint=f"opskit provision {environment.name} sets its monitoring host up",
+        )
+    file = (file or environment.path).absolute()
+    probing = [sys.executable, "-m", "opskit", "--environments", str(file), "probe"]
+    return MonitoringSite(
+        root=environment.root / "monitoring",
+        monitoring=environment.monitoring,
+        probe=(*probing, environment.name),
+        record=Path(environment.layout.deployments),
+    )
+
+
+def watch(environment: Environment, site: MonitoringSite) -> Changes:
+    """Have everything run from what the environment says now.
+
+    Raises:
+        ConfigError: a secret that a receiver needs is missing.
+        Failure: see `MonitoringSite.apply`.
+    """
+    secrets = resolve_secrets(environment)
+    return site.apply(render_monitoring(environment, root=site.root), secrets)
+
+
+def resolve_secrets(environment: Environment) -> dict[str, Secret]:
+    """Fetch what receivers are told with.
+
+    Raises:
+        ConfigError: some are missing; says all of them.
+    """
+    values: dict[str, Secret] = {}
+    problems: list[Problem] = []
+    for name, text in environment.monitoring.secrets().items():
+        receiver, _, key = name.partition("_")
+        path = ("monitoring", "receivers", receiver, key)
+        where = environment.where(*path)
+        try:
+            ref = SecretRef.parse(text, where=where, key=".".join(path))
+            values[name] = resolve(ref, environment.base_dir)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def probe_now(
+    fleet: Fleet,
+    directory: Path | None = None,
+    *,
+    on_result: Callable[[CheckResult], None] | None = None,
+) -> tuple[Probe, Path]:
+    """Run the smoke test once and export its result, and the last deployment beside it.
+
+    Raises:
+        ConfigError: there is nothing to sign tokens with.
+        Failure: the result cannot be written, or no host can be reached.
+    """
+    environment = fleet.environment
+    found = probe(fleet, on_result=on_result)
+    place = directory or environment.root / "monitoring" / "metrics"
+    if environment.target != "local":  # where it is, the exporter reads the record itself
+        export(deployment_metrics(fleet.lead.record()), place, "deployment.prom")
+    return found, export(probe_metrics(found), place)

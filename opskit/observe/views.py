@@ -1,0 +1,149 @@
+"""What watching shows to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opskit.durations import short
+from opskit.ui import Ui, nearby
+
+if TYPE_CHECKING:
+    from opskit.environment import Environment
+    from opskit.observe.firing import Firing, Seen
+    from opskit.observe.probe import Probe
+    from opskit.observe.site import Changes, MonitoringSite
+    from opskit.observe.top import Ranking
+
+_STYLES = {"critical": "red", "warning": "yellow", "none": "dim"}
+
+
+# --- monitor ----------------------------------------------------------------------------------
+
+
+def changes_json(site: MonitoringSite, changes: Changes) -> dict[str, Any]:
+    """Give what was done for --json; the keys are stable."""
+    return {
+        "configuration": changes.configuration,
+        "switched": changes.switched,
+        "started": list(changes.started),
+        "restarted": list(changes.restarted),
+        "reloaded": list(changes.reloaded),
+        "prometheus": site.prometheus_url,
+        "alertmanager": site.alertmanager_url,
+    }
+
+
+def show_changes(ui: Ui, environment: Environment, site: MonitoringSite, changes: Changes) -> None:
+    """Show what was done, and where to look now."""
+    paint, name = ui.terminal.paint, environment.name
+    ui.heading("Watching", environment)
+    done = [
+        *(f"started {one}" for one in changes.started),
+        *(f"restarted {one}" for one in changes.restarted),
+        *(f"reloaded {one}" for one in changes.reloaded),
+    ]
+    said = ", ".join(done) or "everything runs already, from this configuration"
+    ui.say(f"{ui.terminal.mark('done')} {paint('bold', said)}")
+    ui.say(f"  {paint('dim', 'prometheus   ')} {paint('cyan', site.prometheus_url)}")
+    ui.say(f"  {paint('dim', 'alertmanager ')} {paint('cyan', site.alertmanager_url)}")
+    ui.say(f"  {paint('dim', 'configuration')} {nearby(site.current)} ({changes.configuration})")
+    receivers = environment.monitoring.receivers
+    if not (receivers.webhook or receivers.email or receivers.slack):
+        ui.warnings(["nobody is told of alerts: name somebody under monitoring.receivers"])
+    ui.suggest(
+        [
+            (f"alerts {name}", "see what fires"),
+            (f"dashboard {name}", "draw the dashboards"),
+            (f"monitor {name} --stop", "end it"),
+        ]
+    )
+
+
+def show_stopped(ui: Ui, environment: Environment, ended: Sequence[str]) -> None:
+    """Show what was ended."""
+    said = f"ended {', '.join(ended)}" if ended else "nothing was running"
+    ui.say(f"{ui.terminal.mark('done')} {ui.terminal.paint('bold', said)}")
+    ui.suggest([(f"monitor {environment.name}", "watch it again")])
+
+
+# --- alerts -----------------------------------------------------------------------------------
+
+
+def show_alerts(ui: Ui, seen: Seen) -> None:
+    """Show what fires, the worst first, each with what to do."""
+    paint = ui.terminal.paint
+    firing = [one for one in seen.alerts if one.state == "firing"]
+    others = [one for one in seen.alerts if one.state != "firing"]
+    for one in firing:
+        _show_alert(ui, one)
+    for one in others:
+        state = paint("dim", f"{one.state:<9}")
+        ui.say(f"  {state} {one.name:<24} {paint('dim', one.summary)}")
+    if firing or others:
+        ui.say()
+    if not seen.watchdog:
+        ui.say(f"{ui.terminal.mark('failed')} {paint('bold', 'the watchdog does not fire')}")
+        ui.say("  nothing else would be told either; it takes half a minute after a start")
+    elif firing:
+        said = f"{len(firing)} alert{'s' * (len(firing) > 1)} firing"
+        ui.say(f"{ui.terminal.mark('failed')} {paint('bold', said)}")
+    else:
+        said = paint("bold", "nothing fires")
+        ui.say(f"{ui.terminal.mark('done')} {said} {paint('dim', '(and the watchdog does)')}")
+
+
+def _show_alert(ui: Ui, one: Firing) -> None:
+    paint = ui.terminal.paint
+    style = _STYLES.get(one.severity, "dim")
+    ui.say(
+        f"{ui.terminal.mark('failed')} {paint(style, f'{one.severity:<8}')} "
+        f"{paint('bold', one.name)}  {paint('dim', f'for {short(one.age)}')}"
+    )
+    ui.say(f"    {one.summary}")
+    ui.say(f"    {paint('dim', one.description)}")
+    ui.say(f"    {paint('cyan', 'do:  ')} {one.runbook}")
+    ui.say(f"    {paint('cyan', 'look:')} {one.dashboard}")
+
+
+# --- probe ------------------------------------------------------------------------------------
+
+
+def show_probe(ui: Ui, found: Probe, path: Path) -> None:
+    """Show what the probe found."""
+    paint = ui.terminal.paint
+    if found.report is not None:
+        ui.smoke(found.report)
+    else:
+        ui.say(f"{ui.terminal.mark('failed')} {paint('bold', ui.runnable(found.why))}")
+    if found.certificate is not None:
+        left = found.certificate - datetime.now(UTC).timestamp()
+        said = f"valid for {short(left)} more" if left > 0 else f"expired {short(-left)} ago"
+        ui.say(f"  {paint('dim', 'certificate')} {said if left > 0 else paint('red', said)}")
+    ui.say(f"  {paint('dim', 'exported to')} {nearby(path)}")
+
+
+# --- top --------------------------------------------------------------------------------------
+
+
+def show_top(ui: Ui, seen: Ranking) -> None:
+    """Show the ranking as a table."""
+    if not seen.rows:
+        ui.say("nobody said anything lately")
+        return
+    head = ["workspace", "messages", "bytes", "connections"]
+    rows = [
+        [one.workspace, f"{one.messages}", _bytes(one.bytes), f"{one.connections}"]
+        for one in seen.rows
+    ]
+    ui.terminal.table(head, rows)
+    minutes = f"messages and bytes of the last {short(seen.seconds)}"
+    ui.say(f"  {ui.terminal.paint('dim', minutes)}")
+
+
+def _bytes(number: int) -> str:
+    from opskit.observe.pace import size
+
+    return size(number)
