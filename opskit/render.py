@@ -36,13 +36,18 @@ def render(environment: Environment, root: Path | PurePosixPath | None = None) -
     """
     values = environment.chat_settings(root)
     return {
-        path: _templates().get_template(template).render(environment=environment.name, **values)
+        path: templates().get_template(template).render(environment=environment.name, **values)
         for path, template in FILES.items()
     }
 
 
 @cache
-def _templates() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """Give what renders templates/: an undefined name is an error.
+
+    Raises:
+        Failure: the templates are not where opskit runs from.
+    """
     if not TEMPLATES.is_dir():
         raise Failure(
             f"{TEMPLATES} is missing",

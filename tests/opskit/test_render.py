@@ -218,7 +218,7 @@ def test_templates_that_are_missing_say_what_to_do(
     from opskit import render as module
 
     monkeypatch.setattr(module, "TEMPLATES", tmp_path / "none")
-    module._templates.cache_clear()
+    module.templates.cache_clear()
     with pytest.raises(Failure, match="none is missing") as caught:
         render(environment(tmp_path, {}))
     assert "make dev" in caught.value.hint

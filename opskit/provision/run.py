@@ -1,0 +1,121 @@
+"""Carries out what a plan says, on every host at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from opskit.commands import files
+from opskit.environment import Environment
+from opskit.failure import Failure
+from opskit.provision import plan
+from opskit.provision.change import Change
+from opskit.provision.seen import Seen, parse_look
+from opskit.transport import Executor
+
+
+@dataclass(frozen=True)
+class Node:
+    """One host. `name`: its name or address, as clients could reach it."""
+
+    name: str
+    executor: Executor
+    environment: Environment
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one host.
+
+    Attributes:
+        host: its name for people.
+        changes: what was changed, in order; with a plan, what would be.
+        failure: why it is not ready; None when it is.
+    """
+
+    host: str
+    changes: tuple[Change, ...]
+    failure: Failure | None = None
+
+
+Observer = Callable[[str, Change], None]
+"""Told of each change that begins, with the host's name; from several threads."""
+
+
+def planned(nodes: Sequence[Node]) -> list[Outcome]:
+    """Say what would be changed on each host; changes nothing."""
+    return _on_all(nodes, lambda node: tuple(_wanted(node)))
+
+
+def provision(
+    nodes: Sequence[Node], observe: Observer = lambda host, change: None
+) -> list[Outcome]:
+    """Make every host ready, and look again whether it is. A host that fails holds up no other.
+
+    Args:
+        nodes: the hosts.
+        observe: told of each change that begins.
+    """
+    return _on_all(nodes, lambda node: _make_ready(node, observe))
+
+
+def internal_ca(executor: Executor) -> str:
+    """Give the certificate (PEM) of a host's own authority; empty where it has none."""
+    return executor.check(files.read(plan.CERTIFICATE))
+
+
+def _on_all(nodes: Sequence[Node], act: Callable[[Node], tuple[Change, ...]]) -> list[Outcome]:
+    def one(node: Node) -> Outcome:
+        done: list[Change] = []
+        try:
+            done.extend(act(node))
+        except _Stopped as stopped:
+            return Outcome(node.executor.host, stopped.done, stopped.failure)
+        except Failure as failure:
+            return Outcome(node.executor.host, (), failure)
+        return Outcome(node.executor.host, tuple(done))
+
+    with ThreadPoolExecutor(max_workers=max(1, min(len(nodes), 16))) as pool:
+        return list(pool.map(one, nodes))
+
+
+class _Stopped(Exception):
+    """A change failed after others were made."""
+
+    def __init__(self, done: Sequence[Change], failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.done = tuple(done)
+        self.failure = failure
+
+
+def _make_ready(node: Node, observe: Observer) -> tuple[Change, ...]:
+    """Change what has to be changed on one host."""
+    done: list[Change] = []
+    for change in _wanted(node):
+        observe(node.executor.host, change)
+        try:
+            for command in change.commands:
+                node.executor.check(command)
+        except Failure as failure:
+            raise _Stopped(done, failure) from None
+        done.append(change)
+    if done and (left := _wanted(node)):
+        what = "; ".join(change.text for change in left)
+        raise _Stopped(
+            done,
+            Failure(
+                f"{node.executor.host}: all was done, and this is still to do: {what}",
+                hint=f"run it again: opskit provision {node.environment.name}; if that says the "
+                "same, something else on the host changes it back",
+            ),
+        )
+    return tuple(done)
+
+
+def _wanted(node: Node) -> list[Change]:
+    return plan.changes(node.environment, node.name, _look(node))
+
+
+def _look(node: Node) -> Seen:
+    return parse_look(node.executor.check(plan.look(node.environment)))
