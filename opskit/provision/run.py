@@ -60,6 +60,17 @@ def provision(
     return _on_all(nodes, lambda node: _make_ready(node, observe))
 
 
+def nodes_of(environment: Environment) -> list[Node]:
+    """Give every host of an environment; each is connected to when it is needed."""
+    # Here: what they are built on takes long to load.
+    from opskit.ssh import SshExecutor, login_of
+    from opskit.ssh_connection import Address
+
+    login = login_of(environment)
+    addresses = [Address.parse(host) for host in environment.hosts]
+    return [Node(one.host, SshExecutor(one, login), environment) for one in addresses]
+
+
 def internal_ca(executor: Executor) -> str:
     """Give the certificate (PEM) of a host's own authority; empty where it has none."""
     return executor.check(files.read(plan.CERTIFICATE))
