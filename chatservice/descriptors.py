@@ -29,6 +29,12 @@ def raise_limit(wanted: int) -> int:
     return max(soft, allowed)
 
 
+def room() -> int:
+    """Give how many sockets of clients this process may hold."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(0, soft - SPARE)
+
+
 def fit(limits: LimitSettings, descriptors: int) -> LimitSettings:
     """Lower the limits of clients so far that their sockets fit into so many descriptors."""
     room = max(8, descriptors - SPARE)

@@ -163,10 +163,14 @@ class Process:
         try:
             if take_over:
                 self._inheritance = Inheritance(self._server, asyncio.get_running_loop())
-                room = self._settings.limits.connections + self._settings.limits.handshakes
                 gc.disable()  # nothing of what comes is garbage
                 return await asyncio.to_thread(
-                    partial(claim, self._settings.control_socket, self._inheritance, room=room)
+                    partial(
+                        claim,
+                        self._settings.control_socket,
+                        self._inheritance,
+                        room=descriptors.room(),
+                    )
                 )
             await asyncio.to_thread(require_nobody, self._settings.control_socket)
         except ControlError as error:
