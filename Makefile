@@ -6,12 +6,13 @@ STAMP := $(VENV)/.installed
 TEST_STAMP := $(VENV)/.installed-test
 PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check --no-input
 
-.PHONY: dev test lint lock clean help
+.PHONY: dev test lint lock lab lab-down clean help
 
 help:
 	@echo 'make dev    set up, build a release, deploy it on this machine, and prove that it works'
 	@echo 'make test   everything that can be tested (the smoke test against real faults included)'
 	@echo 'make lint   formatting, lint and types only'
+	@echo 'make lab    boot throwaway hosts to deploy to (as root); make lab-down removes them'
 	@echo 'make lock   pin the newest versions that pyproject.toml allows, with hashes'
 
 dev: $(STAMP)
@@ -25,6 +26,13 @@ lint: $(TEST_STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+lab: $(STAMP)
+	@tests/install
+	@$(BIN)/python -m tests.hosts.lab_for_people up .opskit/lab
+
+lab-down:
+	@$(BIN)/python -m tests.hosts.lab_for_people down .opskit/lab
 
 # What the environment was made for. A checkout that was moved, and one whose Python was
 # upgraded under it, gets a new one; so does one that was left half-made.
