@@ -225,8 +225,10 @@ class Neighbours:
         workspace = live.room.workspace
         with self.listening(workspace) as heard:
             try:
-                state = await self._state(workspace)
                 present = await self.bus.present(workspace)
+                # Last: it opens the workspace anew, so that a room of another history must be sent
+                # away before anything else happens, or its sends would be stored in this one.
+                state = await self._state(workspace)
             except StoreError:
                 return  # the bus is lost again, and will ask for this again
             if self._frozen is not None:

@@ -67,6 +67,28 @@ class PostgresServer:
             shutil.chown(self.root, self._user)
         self._run("initdb", "-D", str(self.data), "-U", "chat", "-A", "trust", "-E", "UTF8")
 
+    def create_standby(self, primary: PostgresServer, port: int) -> None:
+        """Copy the files of a running server, to follow it through `port` once started."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        if self._user:
+            shutil.chown(self.root, self._user)
+        self._run(
+            "pg_basebackup", "-h", "127.0.0.1", "-p", str(primary.port), "-U", "chat",
+            "-D", str(self.data), "-X", "stream", "-c", "fast",
+        )  # fmt: skip
+        self._as_own("touch", str(self.data / "standby.signal"))
+        self._settings["primary_conninfo"] = f"host=127.0.0.1 port={port} user=chat"
+
+    def promote(self) -> None:
+        """Make a standby the primary, on a new timeline, and wait until it is."""
+        self._run("pg_ctl", "promote", "-w", "-D", str(self.data))
+
+    def own(self, path: Path) -> None:
+        """Give a file to the user as whom the server runs, and to nobody else."""
+        path.chmod(0o600)
+        if self._user:
+            shutil.chown(path, self._user)
+
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         log = self.root / "postgres.log"
@@ -101,7 +123,10 @@ class PostgresServer:
         return subprocess.run(argv, check=False, capture_output=True)
 
     def _run(self, program: str, *arguments: str) -> None:
-        argv = [*self._as_user(), str(self._programs / program), *arguments]
+        self._as_own(str(self._programs / program), *arguments)
+
+    def _as_own(self, program: str, *arguments: str) -> None:
+        argv = [*self._as_user(), program, *arguments]
         done = subprocess.run(argv, check=False, capture_output=True, text=True, cwd=self.root)
         assert done.returncode == 0, f"{program}: {done.stderr}{done.stdout}"
 

@@ -15,7 +15,10 @@ class TcpProxy:
 
     def __init__(self, target: int) -> None:
         [self.port] = free_ports(1)
-        self._target = target
+        self.target = target
+        """The port to connect to from now on."""
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -37,6 +40,7 @@ class TcpProxy:
 
     async def cut(self) -> None:
         """End all connections, and refuse new ones."""
+        self.thaw()
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -45,14 +49,22 @@ class TcpProxy:
         while self._writers:
             await asyncio.sleep(0.01)
 
+    def freeze(self) -> None:
+        """Pass nothing on, in either direction, without ending a connection."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        """Pass on what waits, and everything after it."""
+        self._flowing.set()
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         both = [writer]
         self._writers.add(writer)
         try:
-            theirs, ours = await asyncio.open_connection("127.0.0.1", self._target)
+            theirs, ours = await asyncio.open_connection("127.0.0.1", self.target)
             both.append(ours)
             self._writers.add(ours)
-            await asyncio.gather(_pump(reader, ours), _pump(theirs, writer))
+            await asyncio.gather(self._pump(reader, ours), self._pump(theirs, writer))
         except OSError:
             pass
         finally:
@@ -60,10 +72,10 @@ class TcpProxy:
                 one.transport.abort()
             self._writers.difference_update(both)
 
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await source.read(65536):
-            sink.write(data)
-            await sink.drain()
-    sink.transport.abort()
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await source.read(65536):
+                await self._flowing.wait()
+                sink.write(data)
+                await sink.drain()
+        sink.transport.abort()

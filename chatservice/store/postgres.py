@@ -17,7 +17,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -38,7 +38,7 @@ from chatservice.store import (
     WorkspaceState,
 )
 from chatservice.store import postgres_read as reading
-from chatservice.store.postgres_errors import LOST, TRY_AGAIN, describe, store_error
+from chatservice.store.postgres_errors import BUSY, LOST, TRY_AGAIN, describe, store_error
 from chatservice.store.postgres_migrate import CONNECT_SECONDS, MIGRATIONS, migrate_at
 
 log = logging.getLogger(__name__)
@@ -209,12 +209,11 @@ class PostgresStore:
         self, workspace: str, user: str, name: str, *, upto: int, after: int | None, newest: int
     ) -> Entry:
         """Read what the user needs; only a new member or a new name costs a write."""
-        self._require_running()
-        self._require_opened((workspace,))
         found = await self._read(
             lambda c: reading.entry(
                 c, workspace, user, keep=self._keep, upto=upto, after=after, newest=newest
-            )
+            ),
+            concerning={workspace},
         )
         if found is None:
             raise self._stale(workspace, "it was never opened, or was forgotten")
@@ -248,7 +247,7 @@ class PostgresStore:
     async def commit(self, appends: Sequence[Append], reads: Sequence[MoveCursor]) -> Committed:
         """Store one batch in one statement."""
         self._require_running()
-        self._require_opened({o.workspace for o in appends} | {o.workspace for o in reads})
+        workspaces = {o.workspace for o in appends} | {o.workspace for o in reads}
         row = await self._write(
             lambda connection: connection.fetchrow(
                 _COMMIT,
@@ -265,6 +264,7 @@ class PostgresStore:
                 [move.seq for move in reads],
             ),
             in_turn=True,
+            concerning=workspaces,
         )
         seqs, tss, repeats, cursors, unreads, newest = row
         return Committed(
@@ -289,52 +289,65 @@ class PostgresStore:
 
     # --- inside --------------------------------------------------------------------------
 
-    async def _read(self, work: Work[T]) -> T:
+    async def _read(self, work: Work[T], *, concerning: Set[str] = frozenset()) -> T:
         """Do something on a connection of the pool.
 
         Raises:
             StoreError: it failed.
         """
         self._require_running()
-        return await self._on_connection(work)
+        return await self._again(work, concerning, BUSY)
 
-    async def _write(self, work: Work[T], *, in_turn: bool = False) -> T:
+    async def _write(
+        self, work: Work[T], *, in_turn: bool = False, concerning: Set[str] = frozenset()
+    ) -> T:
         """Do something that may be done twice, again when it met another or lost its connection.
 
         It is done even when the caller gives up waiting. `in_turn`: after all that were called
-        before it, and not beside them.
+        before it, and not beside them. `concerning`: workspaces that must have been opened in the
+        database that is reached in the end, which may be another one than at first.
 
         Raises:
             StoreError: it failed, and went on failing.
         """
         self._require_running()
-        task = asyncio.ensure_future(self._in_turn(work) if in_turn else self._again(work))
+        task = asyncio.ensure_future(
+            self._in_turn(work, concerning)
+            if in_turn
+            else self._again(work, concerning, (*TRY_AGAIN, *LOST))
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def _in_turn(self, work: Work[T]) -> T:
+    async def _in_turn(self, work: Work[T], concerning: Set[str]) -> T:
         async with self._turn:
-            return await self._again(work)
+            return await self._again(work, concerning, (*TRY_AGAIN, *LOST))
 
-    async def _again(self, work: Work[T]) -> T:
+    async def _again(
+        self, work: Work[T], concerning: Set[str], after: tuple[type[BaseException], ...]
+    ) -> T:
+        """Do it again after such failures, for a while."""
         deadline = time.monotonic() + RETRY_SECONDS
         while True:
             try:
-                return await self._on_connection(work)
+                return await self._on_connection(work, concerning)
             except StoreError as error:
-                if not isinstance(error.__cause__, (*TRY_AGAIN, *LOST)):
+                if not isinstance(error.__cause__, after):
                     raise
                 if time.monotonic() > deadline:
                     raise
             await asyncio.sleep(random.uniform(0.01, 0.1))  # noqa: S311 - jitter, not a secret
 
-    async def _on_connection(self, work: Work[T]) -> T:
+    async def _on_connection(self, work: Work[T], concerning: Set[str] = frozenset()) -> T:
         assert self._pool is not None
         try:
             async with asyncio.timeout(STATEMENT_SECONDS + CONNECT_SECONDS):
                 async with self._pool.acquire() as connection:
+                    self._require_opened(concerning)  # now that it is known which database it is
                     return await work(connection)
+        except StoreError:
+            raise
         except Exception as error:
             raise store_error(error, self.where) from error
 
@@ -342,7 +355,7 @@ class PostgresStore:
         if self._closed or self._pool is None:
             raise self._unusable()
 
-    def _require_opened(self, workspaces: set[str] | tuple[str]) -> None:
+    def _require_opened(self, workspaces: Iterable[str]) -> None:
         if self._opened is not None:
             for workspace in workspaces:
                 if workspace not in self._opened:
@@ -367,5 +380,6 @@ def _session_settings() -> dict[str, str]:
         "lock_timeout": f"{LOCK_SECONDS:g}s",
         "idle_in_transaction_session_timeout": f"{STATEMENT_SECONDS:g}s",
         "synchronous_commit": "on",
+        "default_transaction_isolation": "read committed",  # chat_commit reads what it waited for
         "jit": "off",
     }

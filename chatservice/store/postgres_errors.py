@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -12,8 +13,11 @@ from chatservice.store import StoreError, StoreErrorKind
 NO_SUCH_WORKSPACE: Final = "CS001"
 """Raised by the schema's own functions."""
 
-TRY_AGAIN: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-"""The transaction met another one, and nothing of it was stored: it is simply done again."""
+BUSY: Final = (asyncpg.TooManyConnectionsError,)
+"""PostgreSQL takes no more connections just now; nothing was asked of it yet."""
+
+TRY_AGAIN: Final = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError, *BUSY)
+"""Nothing was stored, as when the transaction met another one: it is simply done again."""
 
 LOST: Final = (
     OSError,
@@ -56,6 +60,23 @@ _KINDS: Final[tuple[tuple[type[BaseException], StoreErrorKind, str], ...]] = (
         asyncpg.InvalidAuthorizationSpecificationError,
         StoreErrorKind.IO,
         "it refuses the user or the password: look at the database_url secret",
+    ),
+    (
+        ssl.SSLCertVerificationError,
+        StoreErrorKind.IO,
+        "its certificate is not trusted: look at its name, at the host in the database_url secret, "
+        "and at sslrootcert",
+    ),
+    (
+        FileNotFoundError,
+        StoreErrorKind.IO,
+        "a file that the database_url secret names is not there: look at sslrootcert",
+    ),
+    (ssl.SSLError, StoreErrorKind.IO, "TLS failed: look at sslmode in the database_url secret"),
+    (
+        asyncpg.ClientConfigurationError,
+        StoreErrorKind.IO,
+        "the address in the database_url secret cannot be used",
     ),
     (asyncpg.InvalidCatalogNameError, StoreErrorKind.IO, "there is no such database: create it"),
 )
