@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 import subprocess
 import threading
 import time
@@ -114,6 +115,14 @@ def test_commands_of_many_threads_share_one_connection(root: SshExecutor, host: 
     assert [int(words[0]) for words in said] == list(range(24))
     assert len({tuple(words[1:]) for words in said}) == 1
     assert root.round_trips == 5 + 24 * 3
+
+
+def test_small_packets_go_at_once(host: Host) -> None:
+    login = Login(identity_file=host.key, known_hosts=host.known_hosts, agent=False)
+    connection = ssh_connection.Connection(Address(host.address, "root"), login)
+    sock = connection.transport().sock
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+    connection.close()
 
 
 def test_other_users_run_commands_as_root_through_sudo(host: Host) -> None:
