@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     orders = ctl.add_subparsers(required=True, dest="order", metavar="ORDER")
     orders.add_parser("status", help="what it is and does")
     orders.add_parser("stop", help="stop gracefully")
+    orders.add_parser("drain", help="send all members away, paced, and let nobody in")
     reload = orders.add_parser("reload", help="have it start its successor, and hand over to it")
     reload.add_argument(
         "--program", type=Path, default=Path(sys.argv[0]), help="what to start (default: this one)"
@@ -167,6 +168,11 @@ def _ctl(settings: Settings, arguments: argparse.Namespace) -> int:
     if arguments.order == "forget":
         known = [name for name in arguments.workspaces if _forget(path, name)]
         print(json.dumps({"ok": True, "forgotten": known}))
+        return 0
+    if arguments.order == "drain":
+        members = ask(path, "status")["connections"]
+        seconds = members / settings.timing.returns_per_second
+        print(json.dumps(ask(path, "drain", timeout=60 + 2 * seconds)))
         return 0
     if arguments.order == "reload":
         print(json.dumps(_reload(path, arguments)))

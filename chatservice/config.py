@@ -99,7 +99,7 @@ CHECKS_GRACE: Final = 1.0
 
 
 class TimingSettings(_Section, frozen=True, kw_only=True):
-    """Every duration, in seconds."""
+    """Every duration, in seconds, and how fast members come back."""
 
     handshake: Seconds = 10.0
     heartbeat: Seconds = 25.0
@@ -107,6 +107,7 @@ class TimingSettings(_Section, frozen=True, kw_only=True):
     close: Seconds = 5.0
     drain: Annotated[float, Meta(ge=0, le=3600)] = 2.0
     reconnect_spread: Annotated[float, Meta(ge=0, le=3600)] = 2.0
+    returns_per_second: Annotated[float, Meta(gt=0, le=1_000_000)] = 200.0
 
 
 class LogSettings(_Section, frozen=True, kw_only=True):

@@ -164,6 +164,21 @@ class Attendance(Generic[Key]):
         away = [(each.left, each.user) for each in users if each.left is not None]
         self._leaving = {name: now + left for left, name in sorted(away)}
 
+    def expect(self, users: Iterable[User], now: float, within: float) -> None:
+        """Count those as online who were with a process before, until they had the time to return.
+
+        Args:
+            users: as they were when it ended.
+            now: seconds of the caller's clock.
+            within: seconds after which everybody should be back, the grace period not included.
+        """
+        time = within + self._grace
+        returning = [
+            User(each.user, each.name, left=time if each.left is None else each.left)
+            for each in users
+        ]
+        self.restore(returning, now)
+
     def adopt(self, device: Key, name: str) -> None:
         """A device of a user came along."""
         self._online[name].devices.add(device)

@@ -32,6 +32,7 @@ from chatservice.control import (
     connect,
     uptime,
 )
+from chatservice.farewell import say_farewell, take_farewell
 from chatservice.handover import Inheritance, Result, parcels
 from chatservice.handover_format import CONNECTIONS, Offer
 from chatservice.listening import BACKLOG, ListenError, listen, listens_on
@@ -79,6 +80,7 @@ class Process:
         metrics = Metrics(release=build.release, commit=build.commit, state_dir=state_dir)
         self._server = ChatServer(settings, build, store, bus, self._authenticator, metrics)
         self._pid_file = run_dir / "chatservice.pid"
+        self._farewell = run_dir / "farewell"
         self._listeners: dict[str, socket.socket] = {}
         self._servers: list[asyncio.Server] = []
         self._stopped = asyncio.Event()
@@ -100,6 +102,7 @@ class Process:
                 "sweep": self._sweep,
                 "take-over": self._take_over,
                 "reload": self._reload_release,
+                "drain": self._drain,
             },
         )
 
@@ -203,12 +206,26 @@ class Process:
         # died then, the old one would serve on, and know nothing of what this one had stored.
         if relieving is not None:
             self._result = await self._inherit(relieving)
+        self._expect_returning()
         await self._accept()
         self._control.open()
         try:
             self._pid_file.write_text(f"{os.getpid()}\n", encoding="ascii")
         except OSError as error:
             log.error("the pid file cannot be written", path=self._pid_file, reason=str(error))
+
+    def _say_farewell(self) -> None:
+        rooms = self._server.rooms.captured()
+        if not rooms:
+            return
+        within = self._server.spread(self._server.admission.counts.total)
+        say_farewell(self._farewell, rooms, within=within)
+
+    def _expect_returning(self) -> None:
+        farewell = take_farewell(self._farewell)
+        if farewell is not None and self._result.started != "handover":
+            ago = time.time() - farewell.at
+            self._server.rooms.expect(farewell.workspaces, ago=ago, within=farewell.within)
 
     async def _inherit(self, relieving: Claim) -> Result:
         offer = relieving.offer
@@ -284,6 +301,7 @@ class Process:
                 for listener in self._listeners.values():
                     listener.close()
                 await self._server.quiesce(let_in=False)
+                self._say_farewell()
         if self._heir is not None:
             await settled(self._heir)
             self._heir.close()
@@ -381,10 +399,12 @@ class Process:
                     await self._hand_over_connections(peer)
                 else:
                     await self._server.quiesce(let_in=True)
+                    self._say_farewell()
                     await hand_over(peer, self._listeners, Offer(True, connections=count))
             except BaseException:
                 log.warning("the new process did not take over; serving on")
                 if version < CONNECTIONS:
+                    self._farewell.unlink(missing_ok=True)
                     self._server.resume()
                 await self._accept_again()
                 raise
@@ -421,6 +441,15 @@ class Process:
         finally:
             gc.enable()
         self._heir = heir
+
+    async def _drain(self, _: Mapping[str, Any], __: socket.socket) -> Reply:
+        if self._handover.locked() or self._stopped.is_set():
+            raise ControlError("this process is being relieved or stopped already")
+        log.info("draining", connections=self._server.admission.counts.total)
+        started = time.monotonic()
+        drained = await self._server.drain()
+        log.info("drained", connections=drained)
+        return {"ok": True, "drained": drained, "seconds": round(time.monotonic() - started, 1)}
 
     async def _reload_release(self, order: Mapping[str, Any], peer: socket.socket) -> Reply | None:
         """Start the successor, and say how that went. Where it failed, this one serves on."""

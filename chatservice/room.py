@@ -35,7 +35,7 @@ from chatservice.actions import (
     ToAll,
     ToMember,
 )
-from chatservice.handover_format import Workspace
+from chatservice.handover_format import User, Workspace
 from chatservice.presence import Attendance
 from chatservice.protocol import (
     Ack,
@@ -208,6 +208,10 @@ class Room(Generic[Key]):
         room = cls(captured.workspace, state, rules)
         room._attendance.restore(captured.users, now)
         return room
+
+    def expect(self, users: Iterable[User], now: float, within: float) -> None:
+        """Count those as online who were before this process, until they had the time to return."""
+        self._attendance.expect(users, now, within)
 
     def adopt(self, key: Key, user: str, name: str) -> None:
         """A member came along; it has seen everything up to `seq`.

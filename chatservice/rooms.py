@@ -7,7 +7,7 @@ when the batch is on disk every room concerned publishes its part and is flushed
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
@@ -94,6 +94,7 @@ class Rooms:
         self._tasks = Tasks()
         self._missing: dict[LiveRoom, Fetch] = {}
         self._fetching: asyncio.Task[None] | None = None
+        self._expected: dict[str, tuple[Workspace, float, float]] = {}
         self._running = asyncio.Event()
         self._running.set()
         self.neighbours = Neighbours(
@@ -146,11 +147,30 @@ class Rooms:
             with self.neighbours.listening(workspace) as heard:
                 state = await self.measured("open", lambda: self._store.open(workspace))
                 live = self._make(Room(workspace, state, self._rules_of(workspace)))
+                self._await_returning(live)
                 await self.neighbours.introduce(live, heard)
         finally:
             del self._opening[workspace]
         self._enlist(live)
         return live
+
+    def expect(self, workspaces: Sequence[Workspace], *, ago: float, within: float) -> None:
+        """Have users count as online who were when the process before this one ended.
+
+        Args:
+            workspaces: where they were.
+            ago: how long ago that was, in seconds.
+            within: how long after that everybody should be back.
+        """
+        ended = self._loop.time() - ago
+        self._expected = {each.workspace: (each, ended, within) for each in workspaces}
+
+    def _await_returning(self, live: LiveRoom) -> None:
+        expected = self._expected.pop(live.room.workspace, None)
+        if expected is not None:
+            captured, ended, within = expected
+            live.room.expect(captured.users, ended, within)
+            live.carry_out(live.room.tick(self._loop.time()))
 
     def _make(self, room: Room[Connection]) -> LiveRoom:
         return LiveRoom(

@@ -7,6 +7,7 @@ It ties a connection to its room. HTTP up to the welcome is `admission`'s, the w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -40,6 +41,9 @@ SETTLE_SECONDS: Final = 1.0
 """How long members may still come in who had connected when no more were accepted."""
 READ_SECONDS: Final = 0.5
 """How long a handover waits for reads under way; the new process does the rest again."""
+DRAIN_BATCH: Final = 20
+DRAIN_JITTER: Final = 0.1
+"""Members that are sent away together, and the seconds over which these come back."""
 FLUSH_SECONDS: Final = 5.0
 """How long a stop waits for commits under way: more than a busy timeout, less than patience."""
 
@@ -221,8 +225,12 @@ class ChatServer:
 
     async def dismiss(self) -> None:
         """Send everybody away with `reconnect` and 1012, and wait until they have left."""
-        for connection in tuple(self._members):
-            self._send_away(connection, "the service restarts")
+        members = list(self._members)
+        random.shuffle(members)
+        spread = self.spread(len(members))
+        for index, connection in enumerate(members):
+            within = spread * index / len(members), spread * (index + 1) / len(members)
+            self._send_away(connection, "the service restarts", within)
             connection.unpause()
         try:
             async with asyncio.timeout(self._settings.timing.drain):
@@ -231,17 +239,40 @@ class ChatServer:
             for connection in tuple(self._lingering):
                 connection.abort("restart")
 
-    def _send_away(self, connection: Connection, why: str) -> None:
-        """Have a member come back, at a time of its own."""
-        spread = self._settings.timing.reconnect_spread * 1000
-        in_ms = int(random.uniform(0, spread))  # noqa: S311 - jitter, not a secret
+    def spread(self, count: int) -> float:
+        """Give the seconds within which so many members are to come back."""
+        timing = self._settings.timing
+        return max(timing.reconnect_spread, count / timing.returns_per_second)
+
+    async def drain(self) -> int:
+        """Send everybody away, so many a second, and serve them until then; gives how many.
+
+        Nobody comes in any more. Who is sent away is to come back at once, elsewhere.
+        """
+        self.admission.draining = True
+        members = list(self._members)
+        random.shuffle(members)
+        for count, connection in enumerate(members):
+            if connection in self._members:
+                self._send_away(connection, "this host is drained", (0.0, DRAIN_JITTER))
+            if count % DRAIN_BATCH == DRAIN_BATCH - 1:
+                await asyncio.sleep(DRAIN_BATCH / self._settings.timing.returns_per_second)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.timing.close + 1):
+                await self._nobody.wait()
+        return len(members)
+
+    def _send_away(self, connection: Connection, why: str, within: tuple[float, float]) -> None:
+        """Have a member come back, at a time of its own between two numbers of seconds."""
+        in_ms = int(random.uniform(*within) * 1000)  # noqa: S311 - jitter, not a secret
         connection.write(text_frame(protocol.Reconnect(in_ms)))
         connection.close(CloseCode.RESTART, why, reason="restart")
 
     def _evict(self, live: LiveRoom) -> None:
         """Have the members of a room come back, to find another history."""
         for connection in tuple(live.room.members()):
-            self._send_away(connection, "the history was replaced")
+            within = 0.0, self._settings.timing.reconnect_spread
+            self._send_away(connection, "the history was replaced", within)
 
     async def close(self) -> None:
         """Let go of the store and of every task."""
