@@ -91,6 +91,9 @@ class Bus(Protocol):
     def tell(self, word: Word) -> None:
         """Tell all other nodes, soon."""
 
+    async def told(self) -> None:
+        """Wait until everything told so far has reached the other nodes."""
+
     @property
     def others(self) -> Set[str]:
         """The other nodes that live, as far as is known; `node_gone` is told of each that goes."""
@@ -130,6 +133,9 @@ class Alone:
 
     def tell(self, word: Word) -> None:
         """There is nobody to tell."""
+
+    async def told(self) -> None:
+        """There is nothing to wait for."""
 
     @property
     def others(self) -> Set[str]:

@@ -107,6 +107,8 @@ class PostgresBus:
         self._lost = asyncio.Event()
         self._waiting: list[Word] = []
         self._wake = asyncio.Event()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self._others: set[str] = set()
         self._connected = asyncio.Event()
         self._trust_from = 0.0
@@ -138,7 +140,12 @@ class PostgresBus:
     def tell(self, word: Word) -> None:
         """Tell all other nodes within a few milliseconds."""
         self._waiting.append(word)
+        self._quiet.clear()
         self._wake.set()
+
+    async def told(self) -> None:
+        """Wait until everything told so far is committed."""
+        await self._quiet.wait()
 
     @property
     def others(self) -> Set[str]:
@@ -291,6 +298,8 @@ class PostgresBus:
                         *([(CHANNEL, last)] if anew else []),
                     ],
                 )
+            if not self._wake.is_set():
+                self._quiet.set()
 
     async def _note_presence(self, connection: Connection, words: Sequence[Here]) -> None:
         latest = {(word.workspace, word.user): word for word in words}

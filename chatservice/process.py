@@ -50,6 +50,8 @@ log = get_logger("process")
 
 RELOAD_SECONDS: Final = 60.0
 """How long a successor may take until it serves."""
+TOLD_SECONDS: Final = 4.0
+"""How long the other nodes may take to know a successor; its predecessor stays for longer."""
 ANSWER_SECONDS: Final = 10.0
 """How long a relieved process stays to say how that went."""
 
@@ -148,6 +150,9 @@ class Process:
         if report is not None:
             report.serving(msgspec.structs.asdict(self._result))
         if relieving is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TOLD_SECONDS):
+                    await self._bus.told()
             await asyncio.to_thread(relieving.settled)
         await self._stopped.wait()
         await self._end()
