@@ -72,7 +72,7 @@ def probe(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Run the smoke test once, and export its result for Prometheus; exit status 1 when it fails."""
+    """Run the smoke test once and export its result; exit status 1 when it fails."""
     from opskit.cli import print_json, session
     from opskit.observe.local import probe_now
     from opskit.progress import Progress

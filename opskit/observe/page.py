@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,7 +33,7 @@ from opskit.render import TEMPLATES
 POINTS: Final = 240
 """Points of a graph: as many as can be told apart on a page."""
 _COLUMN: Final = 58.0
-"""Width of one of a dashboard's 24 columns in a drawing, which scales to whatever screen it is on."""
+"""Width of one of a dashboard's 24 columns in a drawing, which scales to any screen."""
 _LEGEND: Final = 8
 
 
@@ -121,10 +122,8 @@ def _sections(
                 board["uid"],
                 board["title"].removeprefix("Chat: ").capitalize(),
                 board["description"],
-                tuple(
-                    pool.map(lambda panel: _drawn(panel, prometheus, fill, frame), board["panels"])
-                ),
-            )  # fmt: skip
+                tuple(pool.map(partial(_drawn, prometheus, fill, frame), board["panels"])),
+            )
             for board in boards
         ]
     return sections, frame
@@ -165,7 +164,7 @@ def _deployments(
 
 
 def _drawn(
-    panel: Mapping[str, Any], prometheus: Prometheus, fill: Callable[[str], str], frame: svg.Frame
+    prometheus: Prometheus, fill: Callable[[str], str], frame: svg.Frame, panel: Mapping[str, Any]
 ) -> Drawn:
     kind, columns = panel["type"], int(panel["gridPos"]["w"])
     title, description = panel["title"], panel.get("description", "")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 from chatservice.client import Backoff, ChatClient
@@ -63,7 +64,7 @@ class Traffic:
             ChatClient(
                 url or service.url,
                 workspace="talk",
-                token=lambda number=number: service.token(f"member-{number}", "talk"),
+                token=partial(service.token, f"member-{number}", "talk"),
                 backoff=BACKOFF,
                 connect_timeout=None,
             )
@@ -89,12 +90,18 @@ class Traffic:
 
     async def _use(self, client: ChatClient) -> None:
         while True:
-            for ask in (
-                lambda: client.read(client.seq),
-                client.typing,
-                lambda: client.history(limit=5, timeout=5.0),
-                lambda: client.ping(timeout=5.0),
-            ):
+            asking: list[Callable[[ChatClient], Awaitable[object]]] = [
+                self._reads, ChatClient.typing, self._looks_back, ChatClient.ping,
+            ]  # fmt: skip
+            for ask in asking:
                 with contextlib.suppress(Exception):
-                    await ask()
+                    await ask(client)
                 await asyncio.sleep(PAUSE)
+
+    @staticmethod
+    async def _reads(client: ChatClient) -> None:
+        await client.read(client.seq)
+
+    @staticmethod
+    async def _looks_back(client: ChatClient) -> None:
+        await client.history(limit=5, timeout=5.0)
