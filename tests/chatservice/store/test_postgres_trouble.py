@@ -206,11 +206,7 @@ async def test_without_any_connection_sends_are_refused_and_it_recovers_by_itsel
         first, second = messages.one(), messages.one()
         await store.commit([first], [])
         others = [await asyncpg.connect(dsn) for _ in range(5)]
-        await others[0].execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'chatservice'"
-        )
-        others.append(await _connect(dsn))
+        others.append(await _oust(others[0], dsn))
         refused = await failure_of(store.commit([second], []))
         assert refused.kind is StoreErrorKind.IO
         assert "raise its max_connections, or lower store.connections" in str(refused)
@@ -223,14 +219,16 @@ async def test_without_any_connection_sends_are_refused_and_it_recovers_by_itsel
         ]
 
 
-async def _connect(dsn: str) -> Any:
-    """Connect as soon as there is a place."""
+async def _oust(other: Any, dsn: str) -> Any:
+    """Take the store's connection away, as often as it takes to be there before it comes back."""
     async with asyncio.timeout(DEADLINE):
         while True:
-            try:
+            await other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'chatservice'"
+            )
+            with suppress(asyncpg.TooManyConnectionsError):
                 return await asyncpg.connect(dsn)
-            except asyncpg.TooManyConnectionsError:
-                await asyncio.sleep(0.02)
 
 
 # --- slow, contended ---------------------------------------------------------------------------
