@@ -20,10 +20,6 @@ SITES: Final = PurePosixPath("/etc/caddy/sites")
 CADDYFILE: Final = PurePosixPath("/etc/caddy/Caddyfile")
 UNITS: Final = PurePosixPath("/etc/systemd/system")
 CADDY_UNIT: Final = "caddy.service"
-CERTIFICATE: Final = PurePosixPath(
-    "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
-)
-"""The certificate of Caddy's own authority, which clients trust where it certifies."""
 _NO_LOGIN: Final = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false", "/usr/bin/false")
 _OURS: Final = b"# opskit provision writes this file"
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from opskit.commands import files
 from opskit.environment import Environment
 from opskit.failure import Failure
+from opskit.layout import PROXY_AUTHORITY
 from opskit.provision import plan
 from opskit.provision.change import Change
 from opskit.provision.seen import Seen, parse_look
@@ -73,7 +74,7 @@ def nodes_of(environment: Environment) -> list[Node]:
 
 def internal_ca(executor: Executor) -> str:
     """Give the certificate (PEM) of a host's own authority; empty where it has none."""
-    return executor.check(files.read(plan.CERTIFICATE))
+    return executor.check(files.read(PROXY_AUTHORITY))
 
 
 def _on_all(nodes: Sequence[Node], act: Callable[[Node], tuple[Change, ...]]) -> list[Outcome]:
