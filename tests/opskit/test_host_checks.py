@@ -80,7 +80,7 @@ def test_a_look_is_read_whole() -> None:
             "nowhere.invalid:5432": "Name or service not known",
         },
     )
-    assert FINE == expected
+    assert expected == FINE
 
 
 def test_a_host_that_says_nothing_is_read_too() -> None:
