@@ -89,6 +89,10 @@ class PostgresServer:
         if self._user:
             shutil.chown(path, self._user)
 
+    def configure(self, **settings: str) -> None:
+        """Change postgresql.conf; a running server reads it when it is started anew."""
+        self._settings |= settings
+
     def start(self) -> None:
         """Start it and wait until it takes connections."""
         log = self.root / "postgres.log"

@@ -6,16 +6,18 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.postgres_server import PostgresServer
 from tests.service_process import ServiceProcess
+from tests.tcp_proxy import TcpProxy
 
 DEADLINE = 30.0
 LEASE = 2.0
@@ -230,30 +232,110 @@ async def test_members_stay_while_the_database_restarts_and_nothing_is_lost(
             assert {person["user"] for person in welcome["online"]} == {"ann", "bob"}
 
 
-async def test_a_promoted_or_restored_database_shows_as_a_new_epoch(
+@pytest.fixture
+def standby(own_postgres_server: PostgresServer) -> Iterator[PostgresServer]:
+    """Another server, not created yet; its place is beside the test's own."""
+    server = PostgresServer(own_postgres_server.root.with_name("standby"))
+    yield server
+    server.stop()
+
+
+async def test_after_a_failover_without_the_tail_members_reload_and_numbering_goes_on(
+    start_nodes: StartNodes, own_postgres_server: PostgresServer, standby: PostgresServer
+) -> None:
+    """A real standby that was cut off before the last message is promoted."""
+    primary = own_postgres_server
+    dsn = primary.database()
+    async with TcpProxy(primary.port) as stream, TcpProxy(primary.port) as way:
+        through = dsn.replace(f":{primary.port}/", f":{way.port}/")
+        one, two = await asyncio.to_thread(start_nodes, 2, through)
+        async with member(one, "ann") as ann, member(two, "bob") as bob:
+            epoch = (await ann.until("welcome"))["epoch"]
+            await ann.say(type="send", id="1", text="copied")
+            await bob.until("message", seq=1)
+            await asyncio.to_thread(standby.create_standby, primary, stream.port)
+            await asyncio.to_thread(standby.start)
+            await stream.cut()
+            await ann.say(type="send", id="2", text="the tail")
+            await bob.until("message", seq=2)
+
+            await way.cut()
+            await asyncio.to_thread(primary.stop)
+            await asyncio.to_thread(standby.promote)
+            way.target = standby.port
+            await way.mend()
+            await ann.until("reconnect")
+            await bob.until("reconnect")
+        await asyncio.to_thread(one.wait_ready)
+        await asyncio.to_thread(two.wait_ready)
+        async with (
+            member(one, "ann", f"?after=2&epoch={epoch}") as ann,
+            member(two, "bob", f"?after=2&epoch={epoch}") as bob,
+        ):
+            for who in (ann, bob):
+                welcome = await who.until("welcome")
+                assert (welcome["seq"], welcome["resumed"]) == (1, False)
+                assert welcome["epoch"] != epoch
+                history = await who.until("history")
+                assert [message["text"] for message in history["messages"]] == ["copied"]
+            await ann.say(type="send", id="2", text="the tail")  # its sender still has it
+            await ann.until("ack", id="2", seq=2)
+            await bob.until("message", seq=2)
+
+
+async def test_without_database_connections_members_stay_and_sends_are_refused(
     start_nodes: StartNodes, own_postgres_server: PostgresServer
 ) -> None:
-    """The lineage is replaced in the schema: making a real standby takes far longer."""
     server = own_postgres_server
+    server.stop()
+    server.configure(max_connections="6", superuser_reserved_connections="0")
+    server.start()
     dsn = server.database()
-    [node] = start_nodes(1, dsn)
+    [node] = await asyncio.to_thread(start_nodes, 1, dsn)
     async with member(node, "ann") as ann:
-        epoch = (await ann.until("welcome"))["epoch"]
-        await ann.say(type="send", id="1", text="hi")
-        await ann.until("ack")
-        import asyncpg
-
-        database = await asyncpg.connect(dsn)
-        await database.execute(
-            "CREATE OR REPLACE FUNCTION chat_lineage() RETURNS text LANGUAGE sql STABLE AS"
-            " $$ SELECT 'another timeline' $$"
-        )
-        await database.close()
-        await asyncio.to_thread(server.stop)
-        await asyncio.to_thread(server.start)
+        await ann.until("welcome")
+        await ann.say(type="send", id="1", text="before")
+        await ann.until("ack", id="1", seq=1)
+        others = await every_connection(dsn, 6)
+        await ann.say(type="send", id="2", text="without a connection")
+        refused = await ann.until("error", id="2")
+        assert refused["code"] == "unavailable"
+        status, body = await asyncio.to_thread(node.get, "/readyz")
+        assert (status, json.loads(body)["ready"]) == (503, False)
+        assert "raise its max_connections, or lower store.connections" in body
+        for other in others:
+            await other.close()
         await asyncio.to_thread(node.wait_ready)
-        await ann.until("reconnect")
-    async with member(node, "ann", f"?after=1&epoch={epoch}") as ann:
-        welcome = await ann.until("welcome")
-        assert welcome["epoch"] != epoch
-        assert welcome["resumed"] is False
+        await ann.say(type="send", id="2", text="without a connection")
+        await ann.until("ack", id="2", seq=2)
+        assert ann.numbers() == [1, 2]
+
+
+async def every_connection(dsn: str, count: int) -> list[Any]:
+    """Take all connections of a server, the node's among them, until none is left to it."""
+    taken: list[Any] = [await asyncpg.connect(dsn)]
+    async with asyncio.timeout(DEADLINE):
+        while len(taken) < count:
+            await taken[0].execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name LIKE 'chatservice%'"
+            )
+            with suppress(asyncpg.TooManyConnectionsError):
+                taken.append(await asyncpg.connect(dsn))
+    return taken
+
+
+async def test_a_client_that_moves_to_another_node_at_once_resumes_there(
+    start_nodes: StartNodes, postgres_server: PostgresServer
+) -> None:
+    """It saw a number that has not arrived there yet; that is no reason to reload."""
+    here, there = start_nodes(2, postgres_server.database())
+    async with member(here, "ada") as ada, member(there, "bob") as bob:
+        epoch = (await ada.until("welcome"))["epoch"]
+        await bob.until("welcome")
+        for number in range(1, 31):
+            await ada.say(type="send", id=f"m{number}", text="x")
+            await ada.until("ack", seq=number)
+            async with member(there, "cat", f"?after={number}&epoch={epoch}") as cat:
+                welcome = await cat.until("welcome")
+                assert (welcome["resumed"], welcome["seq"]) == (True, number)
