@@ -307,10 +307,9 @@ class Admission:
     ) -> None:
         """Read the room and the member's past, then upgrade and welcome in one write."""
         workspace = route.workspace
-        live = await self._rooms.open(workspace)
-        load = live.room.join(
-            connection, identity.user, identity.name, after=after, epoch=route.query.get("epoch")
-        )
+        epoch = route.query.get("epoch")
+        live = await self._rooms.reached(workspace, after or 0, epoch)
+        load = live.room.join(connection, identity.user, identity.name, after=after, epoch=epoch)
         try:
             entry = await self._rooms.measured(
                 "enter",

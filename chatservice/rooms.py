@@ -7,10 +7,11 @@ when the batch is on disk every room concerned publishes its part and is flushed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -45,6 +46,8 @@ log = get_logger("rooms")
 IDLE_SECONDS = 60.0
 """How long a room without members stays in memory, so that a reload does not read it anew."""
 
+REACH_SECONDS: Final = 5.0
+"""How long a client from another node waits for what it saw there, before it reloads."""
 FETCH_RETRY_SECONDS = 0.5
 """How long after a failure what a room misses is read again."""
 
@@ -141,6 +144,27 @@ class Rooms:
             else:
                 self._opening[workspace] = asyncio.ensure_future(self._open(workspace))
         return live
+
+    async def reached(self, workspace: str, seq: int, epoch: str | None) -> LiveRoom:
+        """Give the room as `open` does, once it has published up to `seq` of this epoch.
+
+        So a client may come from another node, where it saw what has not arrived here. Where the
+        store has no such number the room is given as it is.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        live = await self.open(workspace)
+        if live.room.seq >= seq or live.room.epoch != epoch or not self._rules.shared:
+            return live
+        state = await self.measured("open", lambda: self._store.open(workspace))
+        if state.epoch == live.room.epoch and state.seq >= seq and not live.stale:
+            live.carry_out(live.room.noticed(state.seq))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REACH_SECONDS):
+                    while live.room.seq < seq and self._fetching is not None:
+                        await asyncio.shield(self._fetching)
+        return await self.open(workspace)
 
     async def _open(self, workspace: str) -> LiveRoom:
         try:

@@ -15,7 +15,13 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from chatservice.auth import sign
-from chatservice.config import Settings, SettingsError, load_settings, settings_from
+from chatservice.config import (
+    CHECKS_GRACE,
+    Settings,
+    SettingsError,
+    load_settings,
+    settings_from,
+)
 from chatservice.control import ask
 from checks.smoke.report import CheckResult, result_line
 from checks.smoke.runner import DEADLINE, PATIENCE, run_smoke
@@ -124,7 +130,7 @@ def _target(arguments: argparse.Namespace) -> SmokeTarget:
         sign=partial(issued, _read_secret(Path(secret_file))),
         sign_bad=partial(issued, secrets.token_hex(WRONG_SECRET_BYTES)),
         origins=tuple(arguments.origin or known.auth.origins),
-        presence_grace=_given(arguments.presence_grace, timing.presence_grace),
+        presence_grace=_given(arguments.presence_grace, min(timing.presence_grace, CHECKS_GRACE)),
         history_keep=_given(arguments.history_keep, history.keep),
         text_limit=_given(arguments.text_limit, limits.text),
         cleanup=_cleanup(settings),

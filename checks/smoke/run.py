@@ -63,6 +63,8 @@ class Run:
     def __post_init__(self) -> None:
         secure = any(node.startswith("https") for node in self.nodes)
         self.tls = ssl.create_default_context() if secure else None
+        if self.tls is not None and self.target.certificates:
+            self.tls.load_verify_locations(cadata=self.target.certificates)
         self._stack = AsyncExitStack()
         self._joined = 0
         self._clients: dict[bool, httpx.AsyncClient] = {}

@@ -25,6 +25,7 @@ class SmokeTarget:
         presence_grace: seconds after which someone who left counts as offline.
         history_keep: how many messages of a workspace are kept.
         text_limit: how many characters a message may have.
+        certificates: PEM of authorities to trust beside the known ones; empty for none.
         cleanup: forgets the workspace with that name; None where the caller cannot.
     """
 
@@ -36,6 +37,7 @@ class SmokeTarget:
     history_keep: int
     text_limit: int
     cleanup: Callable[[str], Awaitable[None]] | None
+    certificates: str = ""
 
     def __post_init__(self) -> None:
         check_base_url(self.base_url)

@@ -263,3 +263,18 @@ class Cluster(RuleBasedStateMachine):
 
 TestCluster = Cluster.TestCase
 TestCluster.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_a_number_read_on_another_node_may_be_ahead_of_this_one() -> None:
+    """A user with two devices reads there what has not arrived here: that is no bad frame."""
+
+    def member(*, shared: bool) -> Room[str]:
+        rules = Rules(presence_grace=GRACE, text_limit=20, heartbeat=25.0, shared=shared)
+        room: Room[str] = Room("w", WorkspaceState("e", 2, 0), rules)
+        room.join("here", "ada", "Ada", after=None, epoch=None)
+        return room
+
+    assert member(shared=True).read("here", 3) == [Store("here", MoveCursor("w", "ada", 3))]
+    for room, seq in ((member(shared=True), -1), (member(shared=False), 3)):
+        [refused] = room.read("here", seq)
+        assert isinstance(refused, ToMember)

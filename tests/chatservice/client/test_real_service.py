@@ -168,7 +168,7 @@ async def _talk_through(
         over = True
         await asyncio.wait_for(speaking, DEADLINE)
         newest = max(ack.seq for ack in acks)
-        await until(lambda: bob.seq >= newest and ada.seq >= newest)
+        await until(lambda: bool(got) and got[-1].seq >= newest and ada.seq >= newest)
         reading.cancel()
         assert [message.seq for message in got] == list(range(1, newest + 1))
         by_id = {message.id: message.seq for message in got}
