@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from opskit.failure import Failure, Misuse
+from opskit.observe.cli import register
 from opskit.problems import ConfigError
+from opskit.provision.cli import register as register_provision
 
 if TYPE_CHECKING:
     from opskit.deploy.plan import Observer
     from opskit.environment import Environment, Environments
+    from opskit.fleet import Fleet
     from opskit.operations import OnCheck, Operation
-    from opskit.target import Target
     from opskit.ui import Ui
 
 app = typer.Typer(
@@ -59,9 +61,9 @@ class Session:
         """Give one environment."""
         return self.environments().get(name)
 
-    def target(self, name: str) -> Target:
-        """Reach one environment's host."""
-        from opskit.target import connect
+    def fleet(self, name: str) -> Fleet:
+        """Reach one environment's nodes."""
+        from opskit.fleet import connect
 
         return connect(self.environment(name))
 
@@ -108,28 +110,43 @@ def deploy(
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be done; do nothing.")
     ] = False,
+    move_data: Annotated[
+        bool, typer.Option("--move-data", help="Copy the SQLite store into PostgreSQL.")
+    ] = False,
+    leave_data: Annotated[
+        bool, typer.Option("--leave-data", help="Start the new store empty; the old one stays.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Build a release and let it serve; what fails is undone."""
     from opskit import operations
 
-    target = session.target(env)
+    fleet = session.fleet(env)
     ui = session.ui()
     if plan:
-        act, planned, changes = operations.planning(target)
+        act, planned, changes = operations.planning(
+            fleet, move_data=move_data, leave_data=leave_data
+        )
         if as_json:
             from opskit.reports import plan_report
 
             _print(plan_report(act, planned, changes))
         else:
-            ui.heading("Deploying (plan only)", target.environment)
+            ui.heading("Deploying (plan only)", fleet.environment)
             ui.plan(act, planned, changes)
         return
 
     def prepare(observe: Observer, on_check: OnCheck | None) -> Operation:
-        return operations.deploy(target, observe=observe, on_check=on_check, layers=_layers())
+        return operations.deploy(
+            fleet,
+            observe=observe,
+            on_check=on_check,
+            layers=_layers(),
+            move_data=move_data,
+            leave_data=leave_data,
+        )
 
-    _carry_out(ui, prepare, "Deploying", target.environment, as_json)
+    _carry_out(ui, prepare, "Deploying", fleet.environment, as_json)
 
 
 @app.command()
@@ -154,14 +171,14 @@ def rollback(
         wanted = release_number(version) if version is not None else None
     except BadVersion as error:
         raise Misuse(str(error)) from None
-    target = session.target(env)
+    fleet = session.fleet(env)
 
     def prepare(observe: Observer, on_check: OnCheck | None) -> Operation:
         return operations.rollback(
-            target, wanted, observe=observe, on_check=on_check, smoke=not no_smoke
+            fleet, wanted, observe=observe, on_check=on_check, smoke=not no_smoke
         )
 
-    _carry_out(session.ui(), prepare, "Rolling back", target.environment, as_json)
+    _carry_out(session.ui(), prepare, "Rolling back", fleet.environment, as_json)
 
 
 @app.command()
@@ -169,12 +186,12 @@ def stop(env: Env, as_json: Json = False) -> None:
     """Stop the service; the data stays."""
     from opskit import operations
 
-    target = session.target(env)
+    fleet = session.fleet(env)
 
     def prepare(observe: Observer, on_check: OnCheck | None) -> Operation:
-        return operations.stop(target, observe=observe)
+        return operations.stop(fleet, observe=observe)
 
-    _carry_out(session.ui(), prepare, "Stopping", target.environment, as_json)
+    _carry_out(session.ui(), prepare, "Stopping", fleet.environment, as_json)
 
 
 def _carry_out(
@@ -237,7 +254,7 @@ def status(env: Env, as_json: Json = False) -> None:
     """Show how it is; exit status 1 when it does not serve."""
     from opskit.status import look
 
-    seen = look(session.target(env))
+    seen = look(session.fleet(env))
     if as_json:
         _print(seen.to_json())
     else:
@@ -255,16 +272,17 @@ def deployments(
     as_json: Json = False,
 ) -> None:
     """Show who deployed or rolled back what, when, and with which result."""
-    target = session.target(env)
-    record, facts = target.record(), target.survey()
+    from opskit.status import look
+
+    seen = look(session.fleet(env))
     if as_json:
         from opskit.reports import deployments_report
 
-        _print(deployments_report(env, record, facts.current, limit))
+        _print(deployments_report(seen, limit))
     else:
         from opskit.views import show_deployments
 
-        show_deployments(session.ui(), record, facts, env, limit)
+        show_deployments(session.ui(), seen, limit)
 
 
 @app.command()
@@ -272,7 +290,7 @@ def check(env: Env, as_json: Json = False) -> None:
     """Show whether a deploy could work here; changes nothing."""
     from opskit.preflight import examine
 
-    verdicts = examine(session.target(env))
+    verdicts = examine(session.fleet(env))
     if as_json:
         from opskit.reports import check_report
 
@@ -298,12 +316,12 @@ def smoke(
     from opskit.progress import Progress
     from opskit.smoke import smoke_now
 
-    target, ui = session.target(env), session.ui()
+    fleet, ui = session.fleet(env), session.ui()
     if as_json:
-        report = smoke_now(target, users=users)
+        report = smoke_now(fleet, users=users)
     else:
         with Progress(ui.terminal).watching("smoke") as on_check:
-            report = smoke_now(target, users=users, on_result=on_check)
+            report = smoke_now(fleet, users=users, on_result=on_check)
     if junit is not None:
         try:
             junit.write_text(report.to_junit(), encoding="utf-8")
@@ -339,7 +357,7 @@ def tail(
     from opskit.log import show
 
     show(
-        session.target(env),
+        session.fleet(env),
         form=form,
         search=search,
         level=level,
@@ -348,7 +366,21 @@ def tail(
         lines=lines,
         follow=follow,
         ui=session.ui(),
+        aside=session.ui(sys.stderr),
     )
+
+
+@app.command("exec", context_settings={"ignore_unknown_options": True})
+def execute(
+    env: Env,
+    words: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="What to run.")],
+) -> None:
+    """Run a command on every node, as root on hosts; exit status 1 when it fails on one."""
+    from opskit.execute import execute as run
+
+    statuses = run(session.fleet(env), words, ui=session.ui(), aside=session.ui(sys.stderr))
+    if any(statuses.values()):
+        raise typer.Exit(1)
 
 
 # --- other ------------------------------------------------------------------------------------
@@ -366,7 +398,7 @@ def render(
     from opskit.rendering import differences, write
 
     if diff:
-        found = differences(session.target(env))
+        found = differences(session.fleet(env))
         if as_json:
             _print({"environment": env, "differs": bool(found), "diff": found})
         else:
@@ -413,6 +445,11 @@ def token(
 
 def _print(report: Any) -> None:
     typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+
+
+print_json = _print
+register(app)
+register_provision(app)
 
 
 # --- the program ------------------------------------------------------------------------------

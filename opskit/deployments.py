@@ -7,7 +7,7 @@ is skipped and counted, and spoils no other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
@@ -50,6 +50,25 @@ class SmokeResult:
 
 
 @dataclass(frozen=True)
+class Moved:
+    """What became of the connections of one node.
+
+    Attributes:
+        how: `handover`, `cold`, or what else the service calls its start.
+        moved: passed to the new process, and still open.
+        drained: asked to come back.
+        dropped: lost.
+        pause_ms: for how long nothing was delivered; None when it did not say.
+    """
+
+    how: str
+    moved: int
+    drained: int
+    dropped: int
+    pause_ms: float | None = None
+
+
+@dataclass(frozen=True)
 class Deployment:
     """One recorded act.
 
@@ -69,6 +88,7 @@ class Deployment:
         smoke: None when the smoke test did not run.
         secrets: the fingerprint of each secret that the release was given.
         tool: the version of opskit.
+        connections: what became of them when the release was switched to; None when it was not.
     """
 
     id: str
@@ -86,6 +106,7 @@ class Deployment:
     smoke: SmokeResult | None = None
     secrets: Mapping[str, str] = field(default_factory=dict)
     tool: str = ""
+    connections: Moved | None = None
 
     def under(self, identity: str) -> Deployment:
         """Give the same act under another id."""
@@ -109,6 +130,7 @@ class Deployment:
             "smoke": asdict(self.smoke) if self.smoke else None,
             "secrets": dict(self.secrets),
             "tool": self.tool,
+            "connections": asdict(self.connections) if self.connections else None,
         }
 
     @classmethod
@@ -135,6 +157,7 @@ class Deployment:
             smoke=SmokeResult(**smoke) if smoke else None,
             secrets=dict(fields.get("secrets") or {}),
             tool=str(fields.get("tool", "")),
+            connections=Moved(**fields["connections"]) if fields.get("connections") else None,
         )
 
 
@@ -217,6 +240,21 @@ def parse_record(text: str) -> Record:
         except (ValueError, KeyError, TypeError, AttributeError, BadVersion):
             torn.append(number)
     return Record(tuple(deployments), tuple(torn))
+
+
+def merge(records: Sequence[Record]) -> Record:
+    """Put the records of several nodes together: every act once, in the order of their starts.
+
+    All nodes hold the same, but for one that was added later, or away while others recorded.
+    """
+    found: dict[str, Deployment] = {}
+    for record in records:
+        for one in record.deployments:
+            found.setdefault(one.id, one)
+    if not records or len(found) == len(records[0].deployments):
+        return records[0] if records else Record()
+    ordered = sorted(found.values(), key=lambda one: one.started)
+    return Record(tuple(ordered), records[0].torn)
 
 
 def read(executor: Executor, layout: Layout) -> Record:

@@ -11,16 +11,19 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
-from chatservice.config import Settings
+import msgspec
+
+from chatservice.config import CHECKS_GRACE, Settings
 from opskit import chat_settings, yaml_lines
 from opskit.environment_file import SECRETS, Local, Smoke, Ssh, read_environment
 from opskit.layout import Layout
+from opskit.monitoring_file import Monitoring
 from opskit.problems import ConfigError, Problem
 from opskit.secret_checks import check_value
 from opskit.secrets import Secret, SecretRef, Source, resolve
@@ -36,6 +39,11 @@ SECRET_FILES: Final[Mapping[str, str]] = {
 
 `signing_key` is none of them: only opskit uses it, to sign the tokens of the smoke test.
 """
+_MAX_PORT: Final = 65_535
+NODES: Final = "nodes"
+"""The directory, below an environment's root, of the roots of its second node and the further."""
+PORTS_APART: Final = 10
+"""How far the ports of one node are from those of the next."""
 _SOCKET_PATH_BYTES: Final = 107  # sun_path holds 108, with its final zero: unix(7)
 
 
@@ -55,8 +63,15 @@ class Environment:
     platform: str | None
     hosts: tuple[str, ...]
     user: str
+    """Who logs in on the hosts; empty: whom ~/.ssh/config names, else root."""
+    identity_file: Path | None
+    known_hosts: Path | None
+    jump: str
+    nodes: int
+    """How many chat processes run on this machine; on hosts one on each."""
     releases_keep: int
     smoke: Smoke
+    monitoring: Monitoring
     secrets: Mapping[str, SecretRef]
     settings: Settings
     path: Path
@@ -72,6 +87,36 @@ class Environment:
     def layout(self) -> Layout:
         """Where everything lies under the root."""
         return Layout(PurePosixPath(self.root))
+
+    @property
+    def unit(self) -> str:
+        """The systemd unit of the service, on hosts."""
+        return f"chat-{self.name}.service"
+
+    def node(self, number: int) -> Environment:
+        """Give the environment as its node `number`, from 1, has it; the first has it as it is.
+
+        The others have a root of their own below it, and ports of their own above its.
+        """
+        if number == 1:
+            return self
+        above = (number - 1) * PORTS_APART
+        bound = self.settings.service
+        service = msgspec.structs.replace(
+            bound, port=bound.port + above, admin_port=bound.admin_port + above
+        )
+        settings = msgspec.structs.replace(self.settings, service=service)
+        return replace(
+            self,
+            root=self.root / NODES / str(number),
+            settings=settings,
+            base_url=_loopback_url(settings),
+        )
+
+    @property
+    def node_urls(self) -> tuple[str, ...]:
+        """The addresses at which clients reach it: one a node on this machine, else the one."""
+        return tuple(self.node(number).base_url for number in range(1, self.nodes + 1))
 
     @property
     def ws_url(self) -> str:
@@ -209,13 +254,15 @@ def _load_one(document: Document, file: Path, name: str, raw: Any) -> Environmen
     own = dict(_own_settings(Layout(PurePosixPath(root)), model.secrets))
     settings, complaints = chat_settings.check(model.chat, own)
     problems += [_chat_problem(document, path, complaint) for complaint in complaints]
-    socket = str(Layout(PurePosixPath(root)).run / "control.sock")
+    deepest = root / NODES / "16" if isinstance(model, Local) and model.nodes > 1 else root
+    socket = str(Layout(PurePosixPath(deepest)).run / "control.sock")
     if len(os.fsencode(socket)) > _SOCKET_PATH_BYTES:
         why = f"is too long: {socket} has {len(os.fsencode(socket))} bytes, and the path of a "
         why += f"Unix socket at most {_SOCKET_PATH_BYTES}; choose a shorter one"
         problems.append(document.problem((*path, "root"), why))
     if settings is not None:
         problems += _check_whole(document, path, settings, model.smoke)
+        problems += _check_nodes(document, path, settings, model)
     if settings is None or problems:
         return problems
     base_url = model.url or (_loopback_url(settings) if isinstance(model, Local) else "")
@@ -228,14 +275,24 @@ def _load_one(document: Document, file: Path, name: str, raw: Any) -> Environmen
         python=model.python if isinstance(model, Ssh) else running,
         platform=model.platform if isinstance(model, Ssh) else None,
         hosts=tuple(model.hosts) if isinstance(model, Ssh) else (),
-        user=model.user if isinstance(model, Ssh) else "",
+        user=(model.user or "") if isinstance(model, Ssh) else "",
+        identity_file=_beside(file, model.identity_file) if isinstance(model, Ssh) else None,
+        known_hosts=_beside(file, model.known_hosts) if isinstance(model, Ssh) else None,
+        jump=(model.jump or "") if isinstance(model, Ssh) else "",
+        nodes=model.nodes if isinstance(model, Local) else 1,
         releases_keep=model.releases.keep,
         smoke=model.smoke,
+        monitoring=model.monitoring,
         secrets=MappingProxyType(secrets),
         settings=settings,
         path=file,
         _document=document,
     )
+
+
+def _beside(file: Path, path: str | None) -> Path | None:
+    """Give a path of this machine, relative to environments.yaml unless it is absolute."""
+    return Path(os.path.normpath(file.parent / Path(path).expanduser())) if path else None
 
 
 def _check_whole(
@@ -253,10 +310,32 @@ def _check_whole(
     if settings.store.dsn_file and settings.store.kind == "sqlite":
         why = "is of no use with chat.store.kind sqlite; set that to postgres, or remove this"
         yield document.problem((*path, "secrets", "database_url"), why)
-    grace = settings.timing.presence_grace
+    grace = min(settings.timing.presence_grace, CHECKS_GRACE)
     if smoke.timeout <= grace:
-        why = f"is {smoke.timeout:g} s, and the smoke test waits for chat.timing.presence_grace, "
+        why = f"is {smoke.timeout:g} s, and the smoke test waits for people to leave, "
         yield document.problem((*path, "smoke", "timeout"), why + f"{grace:g} s; raise it")
+
+
+def _check_nodes(
+    document: Document, path: tuple[Key, ...], settings: Settings, model: Local | Ssh
+) -> Iterator[Problem]:
+    """Check that as many nodes can share the store, and have ports."""
+    many = model.nodes if isinstance(model, Local) else len(model.hosts)
+    key = "nodes" if isinstance(model, Local) else "hosts"
+    if many > 1 and settings.store.kind == "sqlite":
+        why = f"asks for {many} nodes, and chat.store.kind sqlite is a file of one; "
+        why += "choose postgres, or one node"
+        yield document.problem((*path, key), why)
+    above = (many - 1) * PORTS_APART if key == "nodes" else 0
+    service = settings.service
+    if max(service.port, service.admin_port) + above > _MAX_PORT:
+        why = f"asks for ports up to {max(service.port, service.admin_port) + above}; "
+        why += f"each node is {PORTS_APART} above the one before; choose a lower chat.service.port"
+        yield document.problem((*path, key), why)
+    elif abs(service.port - service.admin_port) in range(PORTS_APART, above + 1, PORTS_APART):
+        why = f"asks for nodes {PORTS_APART} ports apart, and chat.service.admin_port is as far "
+        why += "from chat.service.port, so that two would meet; choose another"
+        yield document.problem((*path, key), why)
 
 
 def _own_settings(layout: Layout, secrets: Iterable[str]) -> list[tuple[str, str]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from opskit.chat_settings import got, unknown_key
+from opskit.monitoring_file import Monitoring
 from opskit.problems import Problem
 from opskit.yaml_lines import Document, Key
 
@@ -41,8 +43,14 @@ def _url(text: str) -> str:
 
 
 def _host(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.:_-]*[A-Za-z0-9])?", text):
-        raise ValueError("expected the name or the address of a host")
+    user, name, port = (
+        r"([a-z_][a-z0-9_-]*@)?",
+        r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
+        ":[0-9]+",
+    )
+    ipv6 = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*"
+    if not re.fullmatch(rf"{user}({name}({port})?|{ipv6}|\[{ipv6}\]({port})?)", text):
+        raise ValueError("expected a host as [user@]name[:port], or its address")
     return text
 
 
@@ -67,6 +75,7 @@ class _Environment(_Section):
     secrets: dict[str, Any] = {}
     releases: Releases = Releases()
     smoke: Smoke = Smoke()
+    monitoring: Monitoring = Monitoring()
 
 
 class Local(_Environment):
@@ -74,6 +83,7 @@ class Local(_Environment):
 
     target: Literal["local"]
     root: Annotated[str, Field(min_length=1)]
+    nodes: Annotated[int, Field(ge=1, le=16)] = 1
 
 
 class Ssh(_Environment):
@@ -82,7 +92,10 @@ class Ssh(_Environment):
     target: Literal["ssh"]
     root: Annotated[str, AfterValidator(_remote_root)] = "/opt/chat"
     hosts: list[Annotated[str, AfterValidator(_host)]] = []
-    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] = "root"
+    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] | None = None
+    identity_file: Annotated[str, Field(min_length=1)] | None = None
+    known_hosts: Annotated[str, Field(min_length=1)] | None = None
+    jump: Annotated[str, AfterValidator(_host)] | None = None
     python: Annotated[str, AfterValidator(_python)] = "3.11"
     platform: Literal["x86_64-manylinux_2_28", "aarch64-manylinux_2_28"] = "x86_64-manylinux_2_28"
 
@@ -105,8 +118,10 @@ def read_environment(document: Document, name: str, raw: Any) -> Local | Ssh | l
             why = f"expected local (this machine) or ssh (hosts), got {got(target)}"
         return [document.problem((*path, "target"), why)]
     # A section whose keys are all commented out is null in YAML, and means the defaults.
-    sections = ("chat", "secrets", "releases", "smoke")
+    sections = ("chat", "secrets", "releases", "smoke", "monitoring")
     present = {k: v for k, v in raw.items() if not (k in sections and v is None)}
+    if isinstance(watched := present.get("monitoring"), dict):
+        present["monitoring"] = {k: v for k, v in watched.items() if v is not None}
     try:
         return MODELS[target].model_validate(present)
     except ValidationError as error:
@@ -129,6 +144,8 @@ def _why(detail: ErrorDetails, location: tuple[Key, ...], model: type[BaseModel]
     kind, value, bounds = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "missing":
         return "is required"
+    if kind == "secret_reference":  # what stands there may be the secret
+        return detail["msg"]
     if kind == "extra_forbidden":
         return unknown_key(str(location[-1]), _known(model, location[:-1]))
     if kind == "value_error":
@@ -173,9 +190,13 @@ def _field(model: type[BaseModel], location: tuple[Key, ...]) -> Any:
             return None
         field = kind.model_fields.get(str(key))
         kind = field.annotation if field else None
+        if isinstance(kind, UnionType):  # a section that may be absent
+            kind = next((one for one in get_args(kind) if isinstance(one, type)), None)
     return field
 
 
 def _known(model: type[BaseModel], location: tuple[Key, ...]) -> list[str]:
     kind: Any = _field(model, location).annotation if location else model
+    if isinstance(kind, UnionType):
+        kind = next(one for one in get_args(kind) if issubclass(one, BaseModel))
     return list(kind.model_fields)

@@ -93,7 +93,10 @@ class HeldLease:
 
 @dataclass(frozen=True)
 class Facts:
-    """One look at one environment on one host."""
+    """One look at one node of an environment.
+
+    `nodes`: the processes of each further node that lives below its root, by number.
+    """
 
     python: str
     machine: str
@@ -109,6 +112,7 @@ class Facts:
     in_progress: str
     lease: HeldLease | None
     processes: tuple[Process, ...]
+    nodes: Mapping[int, tuple[Process, ...]]
     serving: Serving | None
     listeners: tuple[Listener, ...]
     bindable: Mapping[int, str]
@@ -131,10 +135,7 @@ def parse_survey(text: str, *, host: str = "host") -> Facts:
 
 
 def _facts(seen: Mapping[str, Any]) -> Facts:
-    processes = tuple(
-        Process(one["pid"], release_number(one["release"]), one["started"])
-        for one in seen["processes"]
-    )
+    processes = _processes(seen["processes"])
     return Facts(
         python=seen["python"],
         machine=seen["machine"],
@@ -153,12 +154,19 @@ def _facts(seen: Mapping[str, Any]) -> Facts:
         in_progress=seen["in_progress"] or "",
         lease=parse_lease(seen["lock"] or "", boot=seen["boot"], uptime=float(seen["uptime"])),
         processes=processes,
+        nodes={int(number): _processes(there) for number, there in seen["nodes"].items()},
         serving=_serving(seen["answers"], processes),
         listeners=tuple(
             Listener(int(port), who["pid"], who["command"] or "")
             for port, who in sorted(seen["listeners"].items())
         ),
         bindable={int(port): why or "" for port, why in seen["bindable"].items()},
+    )
+
+
+def _processes(seen: Sequence[Mapping[str, Any]]) -> tuple[Process, ...]:
+    return tuple(
+        Process(one["pid"], release_number(one["release"]), one["started"]) for one in seen
     )
 
 

@@ -8,10 +8,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Final
 
 
 class BadVersion(ValueError):
     """A text is not the name of a release."""
+
+
+PROXY_AUTHORITY: Final = PurePosixPath(
+    "/var/lib/caddy/.local/share/caddy/pki/authorities/local/root.crt"
+)
+"""The authority that Caddy makes for itself where there is no domain to get a certificate for."""
 
 
 def release_name(number: int) -> str:

@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from opskit.deploy import plan
-from opskit.deploy.act import Act, Timing
+from opskit.deploy.act import Act, Build, Timing
 from opskit.deploy.acts import deploy_steps, rollback_steps, stop_steps
 from opskit.deploy.dry_run import Differences, Planned, differences, rehearse
 from opskit.deploy.install import MARKER, LayerBuilder
@@ -19,6 +20,7 @@ from opskit.deploy.plan import Event, Kind, Observer
 from opskit.deploy.step import Step
 from opskit.deployments import Action
 from opskit.environment import Environment
+from opskit.fleet import Fleet
 from opskit.person import this_person
 from opskit.problems import ConfigError, Problem
 from opskit.secrets import Secret, Source, resolve
@@ -56,35 +58,42 @@ class Operation:
 
 
 def deploy(
-    target: Target,
+    fleet: Fleet,
     *,
     observe: Observer,
     layers: Path,
     on_check: OnCheck | None = None,
+    move_data: bool = False,
+    leave_data: bool = False,
     timing: Timing = _TIMING,
 ) -> Operation:
     """Prepare a deploy.
 
     Args:
-        target: where to.
+        fleet: where to.
         observe: is told of every step.
         layers: the directory on this machine where built layers are kept.
         on_check: is told of every smoke check.
+        move_data: copy the data, when the store changes from SQLite to PostgreSQL.
+        leave_data: start with an empty store, when it changes.
         timing: how long things may take.
 
     Raises:
         ConfigError: a secret is missing.
     """
-    secrets = target.environment.resolve_secrets()
+    secrets = fleet.environment.resolve_secrets()
     resources = ExitStack()
     directory = resources.enter_context(tempfile.TemporaryDirectory(prefix="opskit-"))
-    act = _act(target, Action.DEPLOY, observe, on_check, timing, secrets)
-    act.build = _builder(target.environment, Path(directory))
-    steps = deploy_steps(_layer_builder(target.environment, layers))
+    act = _act(fleet, Action.DEPLOY, observe, on_check, timing, secrets)
+    act.build = _builder(fleet.environment, Path(directory))
+    act.move_data, act.leave_data = move_data, leave_data
+    steps = deploy_steps(_layer_builder(fleet.environment, layers))
     return Operation(act, steps, observe, resources)
 
 
-def planning(target: Target) -> tuple[Act, list[Planned], Differences]:
+def planning(
+    fleet: Fleet, *, move_data: bool = False, leave_data: bool = False
+) -> tuple[Act, list[Planned], Differences]:
     """Give what a deploy would do, and to which files; changes nothing, here or there.
 
     Raises:
@@ -96,16 +105,17 @@ def planning(target: Target) -> tuple[Act, list[Planned], Differences]:
 
     with tempfile.TemporaryDirectory(prefix="opskit-") as name:
         directory = Path(name)
-        secrets = _secrets_without_making_any(target)
-        act = _act(target, Action.DEPLOY, ignore, None, Timing(), secrets)
+        secrets = _secrets_without_making_any(fleet.lead)
+        act = _act(fleet, Action.DEPLOY, ignore, None, Timing(), secrets)
         act.smoke = _no_smoke
-        act.build = _builder(target.environment, directory)
+        act.move_data, act.leave_data = move_data, leave_data
+        act.build = _builder(fleet.environment, directory)
         planned = rehearse(act, deploy_steps(lambda key: _no_layer(directory)))
         return act, planned, differences(act)
 
 
 def rollback(
-    target: Target,
+    fleet: Fleet,
     wanted: int | None,
     *,
     observe: Observer,
@@ -118,20 +128,20 @@ def rollback(
     Raises:
         ConfigError: a secret that the smoke test needs is missing.
     """
-    secrets = target.environment.resolve_secrets() if smoke else {}
-    act = _act(target, Action.ROLLBACK, observe, on_check, timing, secrets)
+    secrets = fleet.environment.resolve_secrets() if smoke else {}
+    act = _act(fleet, Action.ROLLBACK, observe, on_check, timing, secrets)
     act.wanted, act.smoke_gates = wanted, smoke
     return Operation(act, rollback_steps(), observe)
 
 
-def stop(target: Target, *, observe: Observer, timing: Timing = _TIMING) -> Operation:
+def stop(fleet: Fleet, *, observe: Observer, timing: Timing = _TIMING) -> Operation:
     """Prepare to stop the service."""
-    act = _act(target, Action.STOP, observe, None, timing, {})
+    act = _act(fleet, Action.STOP, observe, None, timing, {})
     return Operation(act, stop_steps(), observe)
 
 
 def _act(
-    target: Target,
+    fleet: Fleet,
     action: Action,
     observe: Observer,
     on_check: OnCheck | None,
@@ -141,37 +151,48 @@ def _act(
     def smoke(act: Act) -> Report:
         from opskit.smoke import smoke as run  # here: it loads the client, which takes long
 
-        return run(act.target, secrets, number=act.number, on_result=on_check)
+        return run(act.fleet, secrets, number=act.number, on_result=on_check)
 
     return Act(
-        target=target,
+        fleet=fleet,
         action=action,
         person=this_person(),
         smoke=smoke,
-        note=lambda text: observe(Event(Kind.NOTE, "", text)),
+        say=lambda node, text: observe(Event(Kind.NOTE, "", text, node=node)),
         timing=timing,
         secrets=secrets,
         tool=tool_version(),
     )
 
 
-def _builder(environment: Environment, into: Path) -> Callable[[int], Release]:
-    def build(number: int) -> Release:
+def _builder(environment: Environment, into: Path) -> Build:
+    """Give what builds releases: one for all nodes that have the same settings."""
+    built: dict[tuple[Path, int], Release] = {}
+
+    def build(node: Target, number: int) -> Release:
         from opskit.release import build
 
-        return build(environment, number, into=into, source=source(environment))
+        key = (node.environment.root, number)
+        if key not in built:
+            place = into / str(len(built))
+            place.mkdir()
+            built[key] = build(node.environment, number, into=place, source=source(environment))
+        return built[key]
 
     return build
 
 
 def _layer_builder(environment: Environment, layers: Path) -> LayerBuilder:
+    one_at_a_time = Lock()  # nodes are installed together, and the layer is built once for all
+
     def build(key: str) -> Path:
         from opskit.layer import build_layer
 
         lock_file = source(environment) / "chatservice" / "requirements.txt"
-        return build_layer(
-            lock_file, key, layers, python=environment.python, platform=environment.platform
-        )
+        with one_at_a_time:
+            return build_layer(
+                lock_file, key, layers, python=environment.python, platform=environment.platform
+            )
 
     return build
 
@@ -214,7 +235,7 @@ def _no_smoke(act: Act) -> Report:
     from checks.smoke import CheckResult, Report
 
     planned = CheckResult("planned", "The smoke test would run", "passed", 0.0, "")
-    url, users = act.target.environment.base_url, act.target.environment.smoke.users
+    url, users = act.environment.base_url, act.environment.smoke.users
     return Report(url, "", users, (planned,), 0.0)
 
 

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from opskit.deploy.preflight import Verdict, verdicts
+from opskit.environment import Environment
 from opskit.facts import Facts
 from opskit.failure import Failure
+from opskit.fleet import Fleet
 from opskit.layout import release_name
 from opskit.problems import ConfigError
 from opskit.secrets import Source, resolve
 from opskit.target import Target
 
 
-def examine(target: Target) -> list[Verdict]:
-    """Give every verdict on an environment and its host."""
-    facts = target.survey()
-    found = verdicts(target.environment, facts)
-    found += _secrets(target)
-    found.append(_store(target, facts))
-    return found
+def examine(fleet: Fleet) -> list[Verdict]:
+    """Give every verdict on an environment and its nodes; a node out of reach is one, too."""
+    several = len(fleet.nodes) > 1
+    found = []
+    for node, verdicts_there in zip(fleet.nodes, fleet.each(_examine), strict=True):
+        found += [replace(one, node=node.name if several else "") for one in verdicts_there]
+    return found + _secrets(fleet.environment)
 
 
-def _secrets(target: Target) -> list[Verdict]:
+def _examine(node: Target) -> list[Verdict]:
+    try:
+        facts = node.survey()
+    except Failure as failure:
+        return [Verdict("reach", False, str(failure), failure.hint)]
+    return [*verdicts(node.environment, facts), _store(node, facts)]
+
+
+def _secrets(environment: Environment) -> list[Verdict]:
     """See that each secret can be had; one that a deploy would generate is fine."""
     found = []
-    environment = target.environment
     for name, ref in environment.secrets.items():
         if ref.source is Source.GENERATE:
             found.append(Verdict(name, True, "made once, kept on this machine"))

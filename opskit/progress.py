@@ -35,11 +35,12 @@ class Progress:
         with self._lock:
             match event.kind:
                 case Kind.STARTED:
-                    self._begin(event.step)
+                    self._begin(f"{event.step:<{STEP_WIDTH}} {event.node}".rstrip())
                 case Kind.UNDOING:
-                    self._begin(f"{event.step:<{STEP_WIDTH}} putting back")
+                    self._begin(f"{event.step:<{STEP_WIDTH}} {_of(event)}putting back")
                 case Kind.NOTE:
-                    self._terminal.line(f"    {self._terminal.paint('dim', event.text)}")
+                    text = self._terminal.paint("dim", _of(event) + event.text)
+                    self._terminal.line(f"    {text}")
                 case Kind.SKIPPED:
                     if event.step in ("switch", "smoke"):
                         self._line("skipped", event)
@@ -84,7 +85,8 @@ class Progress:
     def _line(self, mark: str, event: Event) -> None:
         self._end()
         first = event.text.splitlines()[0] if event.text else ""
-        text = f"{event.step:<{STEP_WIDTH}} {first}"
+        first = first.removeprefix(_of(event))
+        text = f"{event.step:<{STEP_WIDTH}} {_of(event)}{first}"
         if event.seconds >= 0.005:
             took = self._terminal.paint("dim", f"{event.seconds:>6.2f} s")
             text = f"{text:<{TEXT_WIDTH}} {took}"
@@ -95,3 +97,8 @@ class Progress:
             self._end()
             self._terminal.line("  undoing")
             self._undoing = True
+
+
+def _of(event: Event) -> str:
+    """Write which node an event is about; nothing where there is one, or for all."""
+    return f"{event.node}: " if event.node else ""

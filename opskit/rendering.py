@@ -6,15 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from opskit.failure import Failure
+from opskit.fleet import Fleet
 from opskit.render import diff, render
 from opskit.target import Target
 
 
-def differences(target: Target) -> str:
-    """Give the diff from what is live to what would be rendered."""
-    current = target.survey().current
-    live = live_configuration(target, current) if current is not None else {}
-    return diff(live, render(target.environment))
+def differences(fleet: Fleet) -> str:
+    """Give the diff from what is live to what would be rendered, over all nodes."""
+    return "".join(fleet.each(_differences))
+
+
+def _differences(node: Target) -> str:
+    current = node.survey().current
+    live = live_configuration(node, current) if current is not None else {}
+    return diff(live, render(node.environment))
 
 
 def live_configuration(target: Target, number: int) -> dict[str, str]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opskit.deploy.act import Act
     from opskit.deploy.dry_run import Differences, Planned
     from opskit.deploy.preflight import Verdict
-    from opskit.deployments import Record
+    from opskit.status import Status
 
 
 class Steps:
@@ -32,6 +32,7 @@ class Steps:
         self.seen.append(
             {
                 "step": event.step,
+                "node": event.node,
                 "outcome": event.kind.value,
                 "detail": event.text,
                 "seconds": round(event.seconds, 3),
@@ -66,13 +67,13 @@ def act_report(act: Act, steps: Steps, failure: Failure | None) -> dict[str, Any
     outcome = error_report(failure) if failure else {"ok": True, "status": 0}
     return {
         **outcome,
-        "environment": act.target.environment.name,
+        "environment": act.environment.name,
         "action": act.action.value,
         "id": act.id,
         "release": release_name(act.number) if act.number else None,
         "from": release_name(act.before) if act.before else None,
         "changed": not act.unchanged and failure is None,
-        "url": act.target.environment.base_url,
+        "url": act.environment.base_url,
         "seconds": round((datetime.now(UTC) - act.started).total_seconds(), 3),
         "secrets_changed": list(act.changed_secrets),
         "warnings": act.warnings,
@@ -86,7 +87,7 @@ def plan_report(act: Act, planned: Sequence[Planned], changes: Differences) -> d
     return {
         "ok": True,
         "status": 0,
-        "environment": act.target.environment.name,
+        "environment": act.environment.name,
         "action": act.action.value,
         "release": act.name,
         "from": release_name(act.before) if act.before else None,
@@ -101,6 +102,7 @@ def plan_report(act: Act, planned: Sequence[Planned], changes: Differences) -> d
         "steps": [
             {
                 "step": one.step,
+                "node": one.node,
                 "description": one.text,
                 "skipped": one.skipped,
                 "result": one.result,
@@ -118,13 +120,13 @@ def plan_report(act: Act, planned: Sequence[Planned], changes: Differences) -> d
     }
 
 
-def deployments_report(
-    environment: str, record: Record, current: int | None, limit: int
-) -> dict[str, Any]:
+def deployments_report(status: Status, limit: int) -> dict[str, Any]:
     """Give the record, newest first."""
+    record = status.record
+    current = next((node.facts.current for node in status.seen if node.facts.current), None)
     newest = list(reversed(record.deployments))[:limit]
     return {
-        "environment": environment,
+        "environment": status.fleet.environment.name,
         "current": release_name(current) if current else None,
         "deployments": [one.to_json() for one in newest],
         "unreadable_lines": list(record.torn),
@@ -137,7 +139,13 @@ def check_report(environment: str, verdicts: Sequence[Verdict]) -> dict[str, Any
         "environment": environment,
         "ok": all(one.ok for one in verdicts),
         "checks": [
-            {"name": one.name, "ok": one.ok, "detail": one.detail, "next": one.hint}
+            {
+                "node": one.node,
+                "name": one.name,
+                "ok": one.ok,
+                "detail": one.detail,
+                "next": one.hint,
+            }
             for one in verdicts
         ],
     }

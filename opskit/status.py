@@ -1,16 +1,17 @@
-"""How an environment is: what was seen there, put together. Changes nothing."""
+"""How an environment is: what was seen on its nodes, put together. Changes nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from opskit.deploy.act import InProgress
 from opskit.deploy.mend import finished
-from opskit.deployments import Record
+from opskit.deployments import Record, merge
 from opskit.facts import Facts, HeldLease
 from opskit.failure import Failure
+from opskit.fleet import Fleet
 from opskit.layout import release_name
 from opskit.render import diff, render
 from opskit.rendering import live_configuration
@@ -18,12 +19,12 @@ from opskit.target import Target
 
 
 @dataclass(frozen=True)
-class Status:
-    """An environment as it is now.
+class NodeStatus:
+    """One node as it is now.
 
     Attributes:
         target: which.
-        facts: what is on the host.
+        facts: what is there.
         record: its deployments.
         service: what the service says of itself on its control socket; None when it is silent.
         silence: why it is silent.
@@ -81,26 +82,22 @@ class Status:
         return "", ""
 
     def to_json(self) -> dict[str, Any]:
-        """Give everything under stable keys."""
-        facts, environment = self.facts, self.target.environment
-        manifest = facts.releases.get(facts.current) if facts.current else None
+        """Give what is this node's own under stable keys."""
+        facts = self.facts
         service = self.service or {}
         trouble, next_command = self.trouble
         return {
-            "environment": environment.name,
-            "target": environment.target,
-            "url": environment.base_url,
-            "root": str(environment.root),
+            "node": self.target.name,
+            "root": str(self.target.root),
             "ok": self.ok,
             "trouble": trouble,
             "next": next_command,
             "release": release_name(facts.current) if facts.current else None,
-            "commit": manifest.commit if manifest else None,
-            "dirty": manifest.dirty if manifest else None,
-            "built_at": manifest.built_at if manifest else None,
             "serving": {
                 "release": release_name(facts.serving.release),
                 "pid": facts.serving.pid,
+                "host": facts.serving.host,
+                "port": facts.serving.port,
                 "ready": not facts.serving.unready,
                 "reason": facts.serving.unready,
                 "uptime_s": service.get("uptime"),
@@ -109,13 +106,122 @@ class Status:
             }
             if facts.serving
             else None,
+            "releases": [release_name(number) for number in sorted(facts.releases)],
+            "configuration_differs": bool(self.drift),
+            "disk_free_bytes": facts.free_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class Unreached:
+    """A node that could not be looked at. `why`: the reason; `hint`: what to do about it."""
+
+    target: Target
+    why: str
+    hint: str
+
+    ok: ClassVar[bool] = False
+
+    @property
+    def trouble(self) -> tuple[str, str]:
+        """What is wrong, and what to do next."""
+        return self.why, self.hint
+
+    def to_json(self) -> dict[str, Any]:
+        """Give what is known, under the same keys."""
+        return {
+            "node": self.target.name,
+            "root": str(self.target.root),
+            "ok": False,
+            "trouble": self.why,
+            "next": self.hint,
+            "release": None,
+            "serving": None,
+            "releases": [],
+            "configuration_differs": None,
+            "disk_free_bytes": None,
+        }
+
+
+@dataclass(frozen=True)
+class Status:
+    """An environment as it is now: each of its nodes."""
+
+    fleet: Fleet
+    nodes: tuple[NodeStatus | Unreached, ...]
+
+    @property
+    def seen(self) -> list[NodeStatus]:
+        """The nodes that could be looked at."""
+        return [node for node in self.nodes if isinstance(node, NodeStatus)]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every node serves the release that it shall, and all the same."""
+        current = {node.facts.current for node in self.seen}
+        return all(node.ok for node in self.nodes) and len(current) == 1
+
+    @property
+    def trouble(self) -> tuple[str, str]:
+        """What is wrong, and the command to run next; both empty when nothing is."""
+        for node in self.nodes:
+            what, command = node.trouble
+            if what:
+                several = len(self.nodes) > 1 and not what.startswith(node.target.name)
+                return (f"{node.target.name}: {what}" if several else what), command
+        releases = {node.facts.current for node in self.seen if node.facts.current}
+        if len(releases) > 1:
+            names = ", ".join(release_name(number) for number in sorted(releases))
+            environment = self.fleet.environment.name
+            return f"nodes serve different releases: {names}", f"opskit deploy {environment}"
+        return "", ""
+
+    @property
+    def record(self) -> Record:
+        """The record of deployments, put together from every node's."""
+        return merge([node.record for node in self.seen])
+
+    @property
+    def busy(self) -> HeldLease | None:
+        """The lease of whoever deploys right now."""
+        return next((node.busy for node in self.seen if node.busy), None)
+
+    @property
+    def interrupted(self) -> InProgress | None:
+        """The deployment whose opskit died."""
+        return next((node.interrupted for node in self.seen if node.interrupted), None)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give everything under stable keys; those of one node are the first one's."""
+        environment, record = self.fleet.environment, self.record
+        first = self.seen[0] if self.seen else None
+        facts = first.facts if first else None
+        service: Mapping[str, Any] = (first.service if first else None) or {}
+        current = facts.current if facts else None
+        manifest = facts.releases.get(current) if facts and current else None
+        trouble, next_command = self.trouble
+        own = (first or self.nodes[0]).to_json()
+        return {
+            "environment": environment.name,
+            "target": environment.target,
+            "url": environment.base_url,
+            "urls": list(environment.node_urls),
+            "root": str(environment.root),
+            "ok": self.ok,
+            "trouble": trouble,
+            "next": next_command,
+            "release": own["release"],
+            "commit": manifest.commit if manifest else None,
+            "dirty": manifest.dirty if manifest else None,
+            "built_at": manifest.built_at if manifest else None,
+            "serving": own["serving"],
             "store": {
                 "bytes": service.get("database_bytes"),
                 "schema": service.get("schema"),
                 "kind": environment.settings.store.kind,
             },
-            "releases": [release_name(number) for number in sorted(facts.releases)],
-            "last_deployment": self.record.last.to_json() if self.record.last else None,
+            "releases": own["releases"],
+            "last_deployment": record.last.to_json() if record.last else None,
             "interrupted": {
                 "step": self.interrupted.step,
                 **self.interrupted.record.to_json(),
@@ -129,13 +235,33 @@ class Status:
             }
             if self.busy
             else None,
-            "configuration_differs": bool(self.drift),
-            "disk_free_bytes": facts.free_bytes,
+            "configuration_differs": any(node.drift for node in self.seen),
+            "disk_free_bytes": own["disk_free_bytes"],
+            "nodes": [node.to_json() for node in self.nodes],
         }
 
 
-def look(target: Target) -> Status:
-    """Find out how an environment is."""
+def look(fleet: Fleet) -> Status:
+    """Find out how an environment is; a node out of reach is part of the answer.
+
+    Raises:
+        Failure: the only node is out of reach.
+    """
+    nodes = tuple(fleet.each(_look_or_say_why))
+    if len(nodes) == 1 and isinstance(nodes[0], Unreached):
+        raise Failure(nodes[0].why, hint=nodes[0].hint)
+    return Status(fleet, nodes)
+
+
+def _look_or_say_why(node: Target) -> NodeStatus | Unreached:
+    try:
+        return look_at(node)
+    except Failure as failure:
+        return Unreached(node, str(failure), failure.hint)
+
+
+def look_at(target: Target) -> NodeStatus:
+    """Find out how one node is."""
     facts, record = target.survey(), target.record()
     service, silence = None, "nothing serves"
     if facts.serving is not None:
@@ -143,7 +269,7 @@ def look(target: Target) -> Status:
             service, silence = target.ask(facts.serving.release, "ctl", "status"), ""
         except Failure as failure:
             silence = str(failure)
-    return Status(
+    return NodeStatus(
         target=target,
         facts=facts,
         record=record,

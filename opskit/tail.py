@@ -116,16 +116,22 @@ def _printable(text: str) -> str:
     )
 
 
-def shown(lines: Iterable[str], wanted: Filter, *, as_json: bool, paint: Paint) -> Iterator[str]:
-    """Give what is shown of a log, line by line."""
+def shown(
+    lines: Iterable[str], wanted: Filter, *, as_json: bool, paint: Paint, node: str = ""
+) -> Iterator[str]:
+    """Give what is shown of a log, line by line; with the node where that is given."""
     for line in lines:
         record = parse(line)
         if not wanted.keeps(line, record):
             continue
-        if as_json or record is None:
-            yield line.encode(errors="replace").decode() if as_json else _printable(line)
-        else:
-            yield from pretty(record, paint)
+        if as_json:
+            if node and record is not None:
+                line = json.dumps({"node": node, **record}, ensure_ascii=False)
+            yield line.encode(errors="replace").decode()
+            continue
+        before = paint("cyan", f"{node:<10}") + " " if node else ""
+        for text in [_printable(line)] if record is None else pretty(record, paint):
+            yield before + text
 
 
 def since(text: str, now: datetime, duration: Callable[[str], float]) -> float:

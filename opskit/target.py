@@ -1,30 +1,45 @@
-"""One environment on one host, as the deploy steps and the read-only commands see it."""
+"""One node of an environment, as the deploy steps and the read-only commands see it."""
 
 from __future__ import annotations
 
 import json
-import sys
+import tomllib
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from chatservice.config import Settings, SettingsError, settings_from
 from opskit import deployments
 from opskit.commands import service
 from opskit.deployments import Record
 from opskit.environment import Environment
 from opskit.facts import Facts, parse_survey
-from opskit.failure import Failure, Misuse
-from opskit.layout import Layout
-from opskit.transport import Executor, LocalExecutor
+from opskit.failure import Failure
+from opskit.layout import Layout, release_name
+from opskit.supervision import Supervisor
+from opskit.transport import Executor
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where an environment lives. `python`: the interpreter there that runs the service."""
+    """One chat process of an environment, and the place where it lives.
+
+    Attributes:
+        environment: the environment as this node has it: its root, its ports.
+        executor: what runs commands there.
+        supervisor: what starts and ends the service there.
+        python: the interpreter there that runs the service.
+    """
 
     environment: Environment
     executor: Executor
+    supervisor: Supervisor
     python: str
+
+    @property
+    def name(self) -> str:
+        """The node's name for people."""
+        return self.executor.host
 
     @property
     def layout(self) -> Layout:
@@ -60,13 +75,16 @@ class Target:
         )
         return parse_survey(self.executor.check(command), host=self.executor.host)
 
-    def ask(self, number: int, *words: str, changes: bool = False) -> dict[str, Any]:
+    def ask(
+        self, number: int, *words: str, changes: bool = False, timeout: float = 120.0
+    ) -> dict[str, Any]:
         """Run a command of a release that prints a JSON object, and give that.
 
         Raises:
             Failure: it did not succeed; the message is what it complained of.
         """
         command = service.run(self.layout, number, *words, python=self.python, changes=changes)
+        command = self.supervisor.as_service(replace(command, timeout=timeout))
         said = self.executor.check(command)
         try:
             fields = json.loads(said)
@@ -76,25 +94,17 @@ class Target:
             raise Failure(f"{self.executor.host}: {command.description} printed no JSON object")
         return fields
 
+    def settings_of(self, number: int) -> Settings:
+        """Give the settings that a release was deployed with.
+
+        They may differ from those configured now. What this version cannot read is taken from now.
+        """
+        text = self.executor.get(self.layout.settings(number))
+        try:
+            return settings_from(tomllib.loads(text), where=release_name(number))
+        except (tomllib.TOMLDecodeError, SettingsError):
+            return self.environment.settings
+
     def record(self) -> Record:
         """Read the record of deployments."""
         return deployments.read(self.executor, self.layout)
-
-
-def connect(environment: Environment) -> Target:
-    """Reach an environment's host. The one place that knows which kinds of target there are.
-
-    Raises:
-        ConfigError: what has to be filled in before anything can be deployed there is missing.
-        Misuse: this version cannot reach such a target.
-    """
-    environment.require_deployable()
-    if environment.target != "local":
-        raise Misuse(
-            f"{environment.where('target')}: environment {environment.name}: this version of "
-            "opskit reaches this machine only; hosts over SSH are not supported yet",
-            hint="use an environment with `target: local`",
-        )
-    # The interpreter below opskit's virtual environment: what runs is the layer, nothing else.
-    python = str(getattr(sys, "_base_executable", None) or sys.executable)
-    return Target(environment, LocalExecutor(), python)

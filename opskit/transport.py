@@ -128,7 +128,8 @@ class LocalExecutor(Executor):
     A Ctrl-C on the terminal therefore reaches opskit alone, which then undoes in order.
     """
 
-    host = "this machine"
+    def __init__(self, host: str = "this machine") -> None:
+        self.host = host
 
     def run(self, command: Command) -> Result:
         """Run a command; see `Executor.run`."""

@@ -26,9 +26,14 @@ if TYPE_CHECKING:
     from opskit.tokens import Issued
 
 _COMMANDS = (
+    "alerts",
     "check",
+    "dashboard",
     "deploy",
     "deployments",
+    "monitor",
+    "probe",
+    "provision",
     "render",
     "rollback",
     "smoke",
@@ -36,6 +41,7 @@ _COMMANDS = (
     "stop",
     "tail",
     "token",
+    "top",
 )
 
 
@@ -92,6 +98,8 @@ class Ui:
     def heading(self, verb: str, environment: Environment) -> None:
         """Say what begins."""
         where = "this machine" if environment.target == "local" else ", ".join(environment.hosts)
+        if environment.nodes > 1:
+            where = f"{environment.nodes} nodes on this machine"
         place = self.terminal.paint("dim", f"({where}, {nearby(environment.root)})")
         self.say(f"{self.terminal.paint('bold', f'{verb} {environment.name}'.strip())} {place}")
 
@@ -103,7 +111,7 @@ class Ui:
 
     def deployed(self, act: Act) -> None:
         """Say what serves now, and what a person may want next."""
-        environment, paint = act.target.environment, self.terminal.paint
+        environment, paint = act.environment, self.terminal.paint
         if act.report is not None:
             self.smoke(act.report)
         self.warnings(act.warnings)
@@ -117,7 +125,7 @@ class Ui:
             what = f"{act.name} serves, instead of {release_name(act.before)}"
         else:
             what = f"{act.name} serves"
-        address = environment.base_url
+        address = ", ".join(environment.node_urls)
         self.say(
             f"{self.terminal.mark('done')} {paint('bold', what)} at "
             f"{paint('cyan', address)} {paint('dim', f'({seconds})')}"
@@ -125,7 +133,7 @@ class Ui:
         if act.action == "rollback" and act.changed_secrets:
             names = ", ".join(act.changed_secrets)
             self.warnings([f"secrets are not rolled back; changed since then: {names}"])
-        back = act.record.rollback_target(act.number, act.looked.releases)
+        back = act.record.rollback_target(act.number, act.installed)
         self.suggest(
             [
                 (f"token {environment.name} --workspace team --user ada", "get a token to connect"),
@@ -150,17 +158,18 @@ class Ui:
         what = "nothing was running" if act.unchanged else "stopped; the data stays"
         self.say()
         self.say(f"{self.terminal.mark('done')} {self.terminal.paint('bold', what)}")
-        self.suggest([(f"deploy {act.target.environment.name}", "start it again")])
+        self.suggest([(f"deploy {act.environment.name}", "start it again")])
 
     def plan(self, act: Act, planned: Sequence[Planned], changes: Differences) -> None:
         """Show what a deploy would do, then what that changes."""
         paint = self.terminal.paint
         for one in planned:
+            node = f"{one.node}: " if one.node else ""
             if one.skipped:
-                text = f"{one.step:<{STEP_WIDTH}} {one.skipped}"
+                text = f"{one.step:<{STEP_WIDTH}} {node}{one.skipped}"
                 self.say(f"  {self.terminal.mark('skipped')} {paint('dim', text)}")
                 continue
-            self.say(f"  {paint('bold', f'{one.step:<{STEP_WIDTH}}')}   {one.text}")
+            self.say(f"  {paint('bold', f'{one.step:<{STEP_WIDTH}}')}   {node}{one.text}")
             if one.step == "build":
                 self.say(f"      {paint('cyan', one.result)}")
             for command in one.commands:
@@ -176,7 +185,7 @@ class Ui:
 
     def _changes(self, act: Act, changes: Differences) -> None:
         """Show which files would differ from those that serve; all of a first release would."""
-        if act.before is None or act.release is None:
+        if act.before is None or act.lead.release is None:
             return
         self.say()
         self.say(f"  {self.terminal.paint('bold', f'changes from {release_name(act.before)}')}")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opskit.deployments import Deployment, Outcome, Record
 from opskit.durations import short
 from opskit.layout import release_name
 from opskit.progress import STEP_WIDTH
-from opskit.status import Status, interrupted
+from opskit.status import NodeStatus, Status
 from opskit.ui import Ui
 
 if TYPE_CHECKING:
     from opskit.deploy.preflight import Verdict
-    from opskit.facts import Facts
 
 _OUTCOME_STYLES = {
     Outcome.GOOD: "green",
@@ -28,50 +27,21 @@ _OUTCOME_STYLES = {
 
 def show_status(ui: Ui, status: Status) -> None:
     """Show how an environment is."""
-    facts, environment, paint = status.facts, status.target.environment, ui.terminal.paint
+    environment, paint = status.fleet.environment, ui.terminal.paint
     ui.heading("", environment)
-    rows: list[tuple[str, str]] = []
-    manifest = facts.releases.get(facts.current) if facts.current else None
-    if facts.current:
-        said = f"commit {short_commit(manifest.commit, manifest.dirty)}" if manifest else "damaged"
-        rows.append(("release", f"{release_name(facts.current)}, {said}"))
-    service = status.service or {}
-    if facts.serving:
-        one = facts.serving
-        up = short(float(service["uptime"])) if "uptime" in service else "?"
-        rows.append(
-            (
-                "serving",
-                f"{release_name(one.release)} for {up}, pid {one.pid}, {one.host}:{one.port}",
-            )
-        )
-        rows.append(
-            ("health", paint("red", one.unready) if one.unready else paint("green", "ready"))
-        )
+    if len(status.nodes) == 1:
+        rows = _node_rows(ui, status.seen[0])
     else:
-        rows.append(("serving", paint("red", "nothing")))
-    if service:
-        rows.append(
-            (
-                "members",
-                f"{service.get('connections')} connections, {service.get('rooms')} rooms",
-            )
-        )
-        size = service.get("database_bytes")
-        megabytes = f"{size / 1e6:.1f} MB, " if isinstance(size, int) else ""
-        rows.append(("store", f"{megabytes}schema {service.get('schema')}"))
-    elif facts.serving:
-        rows.append(("control", paint("red", status.silence)))
+        _nodes_table(ui, status)
+        rows = []
     if (last := status.record.last) is not None:
-        rows.append(("last act", _act_line(ui, last)))
-    if facts.current:
+        rows.insert(-2 if rows else 0, ("last act", _act_line(ui, last)))
+    if any(node.facts.current for node in status.seen):
         same = "as it would be rendered now"
         command = f"{ui.program} render {environment.name} --diff"
-        differs = f"differs from what is rendered now: {command}"
-        rows.append(("settings", paint("yellow", differs) if status.drift else same))
-    kept = ", ".join(release_name(number) for number in sorted(facts.releases)) or "none"
-    rows.append(("releases", kept))
-    rows.append(("disk", f"{facts.free_bytes / 1e9:.0f} GB free"))
+        differs = paint("yellow", f"differs from what is rendered now: {command}")
+        drift = any(node.drift for node in status.seen)
+        rows.insert(-2 if len(status.nodes) == 1 else 1, ("settings", differs if drift else same))
     for name, text in rows:
         ui.say(f"  {paint('dim', f'{name:<{STEP_WIDTH}}')} {text}")
     if status.busy is not None:
@@ -84,7 +54,77 @@ def show_status(ui: Ui, status: Status) -> None:
     if trouble:
         ui.say()
         ui.say(f"{ui.terminal.mark('failed')} {paint('bold', ui.runnable(trouble))}")
-        ui.say(f"  {paint('cyan', 'next:')} {ui.runnable(command)}")
+        if command:
+            ui.say(f"  {paint('cyan', 'next:')} {ui.runnable(command)}")
+
+
+def _node_rows(ui: Ui, node: NodeStatus) -> list[tuple[str, str]]:
+    """Give what there is to say of the only node; the last two are about its disk."""
+    facts, paint = node.facts, ui.terminal.paint
+    rows: list[tuple[str, str]] = []
+    manifest = facts.releases.get(facts.current) if facts.current else None
+    if facts.current:
+        said = f"commit {short_commit(manifest.commit, manifest.dirty)}" if manifest else "damaged"
+        rows.append(("release", f"{release_name(facts.current)}, {said}"))
+    service = node.service or {}
+    if facts.serving:
+        one = facts.serving
+        where = f"pid {one.pid}, {one.host}:{one.port}"
+        rows.append(("serving", f"{release_name(one.release)} for {_uptime(service)}, {where}"))
+        health = paint("red", one.unready) if one.unready else paint("green", "ready")
+        rows.append(("health", health))
+    else:
+        rows.append(("serving", paint("red", "nothing")))
+    if service:
+        members = f"{service.get('connections')} connections, {service.get('rooms')} rooms"
+        rows.append(("members", members))
+        rows.append(("store", f"{_megabytes(service)}schema {service.get('schema')}"))
+    elif facts.serving:
+        rows.append(("control", paint("red", node.silence)))
+    kept = ", ".join(release_name(number) for number in sorted(facts.releases)) or "none"
+    rows.append(("releases", kept))
+    rows.append(("disk", f"{facts.free_bytes / 1e9:.0f} GB free"))
+    return rows
+
+
+def _nodes_table(ui: Ui, status: Status) -> None:
+    """Show every node in a line."""
+    paint, rows = ui.terminal.paint, []
+    for node in status.nodes:
+        mark = ui.terminal.mark("done" if node.ok else "failed")
+        if not isinstance(node, NodeStatus):
+            rows.append([mark, node.target.name, paint("red", "out of reach"), *[""] * 6])
+            continue
+        facts, service = node.facts, node.service or {}
+        serving = facts.serving
+        health = paint("red", "nothing serves")
+        if serving:
+            health = paint("red", serving.unready) if serving.unready else paint("green", "ready")
+        rows.append(
+            [
+                mark,
+                node.target.name,
+                release_name(facts.current) if facts.current else "-",
+                health,
+                _uptime(service) if serving else "-",
+                f"{serving.host}:{serving.port}" if serving else "-",
+                str(service.get("connections", "-")),
+                str(service.get("rooms", "-")),
+                f"{facts.free_bytes / 1e9:.0f} GB",
+            ]
+        )
+    head = ["", "node", "release", "health", "up", "at", "connections", "rooms", "disk free"]
+    ui.terminal.table(head, rows)
+    ui.say()
+
+
+def _uptime(service: Mapping[str, Any]) -> str:
+    return short(float(service["uptime"])) if "uptime" in service else "?"
+
+
+def _megabytes(service: Mapping[str, Any]) -> str:
+    size = service.get("database_bytes")
+    return f"{size / 1e6:.1f} MB, " if isinstance(size, int) else ""
 
 
 def _act_line(ui: Ui, one: Deployment) -> str:
@@ -95,9 +135,10 @@ def _act_line(ui: Ui, one: Deployment) -> str:
     return f"{what} by {one.who} {ago(one.started)}: {outcome}{smoke}"
 
 
-def show_deployments(ui: Ui, record: Record, facts: Facts, environment: str, limit: int) -> None:
+def show_deployments(ui: Ui, status: Status, limit: int) -> None:
     """Show the record, newest first."""
-    current = facts.current
+    record, environment = status.record, status.fleet.environment.name
+    current = next((node.facts.current for node in status.seen if node.facts.current), None)
     paint, newest = ui.terminal.paint, list(reversed(record.deployments))[:limit]
     if not newest:
         ui.say("no deployments yet")
@@ -125,7 +166,7 @@ def show_deployments(ui: Ui, record: Record, facts: Facts, environment: str, lim
         ui.terminal.table(head, rows)
     if record.torn:
         ui.warnings([_torn(record)])
-    broken_off = interrupted(facts, record)
+    broken_off = status.interrupted
     if broken_off is not None:
         what = f"{broken_off.record.action} {release_name(broken_off.release)}"
         ui.say()
@@ -140,7 +181,11 @@ def show_deployments(ui: Ui, record: Record, facts: Facts, environment: str, lim
 
 def show_verdicts(ui: Ui, verdicts: Sequence[Verdict]) -> None:
     """Show what `check` found."""
+    node = ""
     for one in verdicts:
+        if one.node != node:
+            node = one.node
+            ui.say(f"  {ui.terminal.paint('bold', node or 'from here')}")
         mark = ui.terminal.mark("done" if one.ok else "failed")
         ui.say(f"  {mark} {one.name:<12} {one.detail}")
         if one.hint:

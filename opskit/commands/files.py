@@ -57,6 +57,11 @@ def unpack(path: PurePosixPath, archive: bytes) -> Command:
     )
 
 
+def publish(path: PurePosixPath) -> Command:
+    """Let every user read a directory and all in it; nothing in it is secret."""
+    return Command(("chmod", "-R", "a+rX", str(path)), f"let {path.name} be read", "publish")
+
+
 def move(source: PurePosixPath, target: PurePosixPath) -> Command:
     """Rename a file or directory; the target must not be a directory that holds something."""
     argv = ("mv", "-fT", str(source), str(target))

@@ -12,9 +12,12 @@ from opskit.commands import Command, script
 
 _REPLACE = """
 umask 077
-directory=$1 name=$2
+directory=$1 name=$2 group=${3-}
 mkdir -p "$directory" && cd "$directory" || exit
 cat > ".$name.next" || exit
+if [ -n "$group" ]; then
+  chgrp "$group" ".$name.next" && chmod 640 ".$name.next" || exit
+fi
 if [ ! -e ".$name.before" ] && [ ! -e ".$name.absent" ]; then
   if [ -e "$name" ]; then
     cp -p "$name" ".$name.copy" && sync -d ".$name.copy" && mv -fT ".$name.copy" ".$name.before"
@@ -63,9 +66,12 @@ def read(path: PurePosixPath) -> Command:
     return Command(argv, f"read {path.name}", "read-secret", changes=False, secret=True)
 
 
-def replace(path: PurePosixPath, value: bytes) -> Command:
-    """Write a secret; the one before can be restored until it is discarded."""
-    argv = script(_REPLACE, str(path.parent), path.name)
+def replace(path: PurePosixPath, value: bytes, *, group: str = "") -> Command:
+    """Write a secret; the one before can be restored until it is discarded.
+
+    Only its owner reads it, and `group` where that is given: the service's, on hosts.
+    """
+    argv = script(_REPLACE, str(path.parent), path.name, *filter(None, [group]))
     return Command(argv, f"write the secret {path.name}", "write-secret", stdin=value, secret=True)
 
 

@@ -26,6 +26,16 @@ tail -c "+$2" "$1" | tail -n "$3"
 """
 
 
+_LOG_UNTIL = """
+[ -e "$1" ] || exit 0
+if [ -n "$3" ]; then
+  head -c "$2" "$1" | tail -n "$3"
+else
+  head -c "$2" "$1"
+fi
+"""
+
+
 def start(layout: Layout, number: int, *, python: str, take_over: bool = True) -> Command:
     """Start a release; prints its pid, and how long the log was before.
 
@@ -104,11 +114,17 @@ def log_since(log: PurePosixPath, offset: int, lines: int) -> Command:
     return Command(argv, "read the log", "log", changes=False)
 
 
-def follow(log: PurePosixPath, *, lines: int | None, keep: bool) -> Command:
-    """Read the last lines of a log (None: all), and keep reading over rotation and truncation."""
-    argv = ("tail", "-n", "+1" if lines is None else str(lines))
-    more = ("--follow=name", "--retry", "--sleep-interval=0.1") if keep else ()
-    return Command((*argv, *more, "--", str(log)), f"follow {log}", "follow", changes=False)
+def log_until(log: PurePosixPath, size: int, lines: int | None) -> Command:
+    """Read the last lines (None: all) of the first `size` bytes of a log."""
+    last = "" if lines is None else str(lines)
+    argv = script(_LOG_UNTIL, str(log), str(size), last)
+    return Command(argv, f"read {log}", "log", changes=False)
+
+
+def follow(log: PurePosixPath, *, after: int) -> Command:
+    """Read what is logged after the first `after` bytes, over rotation and truncation."""
+    argv = ("tail", "-c", f"+{after + 1}", "--follow=name", "--retry", "--sleep-interval=0.1")
+    return Command((*argv, "--", str(log)), f"follow {log}", "follow", changes=False)
 
 
 def append_line(path: PurePosixPath, key: str, line: str, *, python: str) -> Command:

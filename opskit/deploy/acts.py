@@ -11,6 +11,7 @@ from opskit.deploy.install import Install, LayerBuilder
 from opskit.deploy.lock import Lock
 from opskit.deploy.mend import Mend
 from opskit.deploy.migrate import Migrate
+from opskit.deploy.move import Move
 from opskit.deploy.preflight import Preflight
 from opskit.deploy.prune import Prune
 from opskit.deploy.record import RecordIt
@@ -34,6 +35,7 @@ def deploy_steps(build_layer: LayerBuilder) -> Sequence[Step]:
         Install(build_layer),
         Secrets(),
         Migrate(),
+        Move(),
         Switch(),
         Health(),
         SmokeTest(),

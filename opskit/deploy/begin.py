@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opskit import deployments
 from opskit.commands import files
-from opskit.deploy.act import Act
+from opskit.deploy.act import Part
 from opskit.deploy.mend import undone_id
 from opskit.deploy.step import Step
 from opskit.deployments import Outcome
@@ -16,37 +16,37 @@ class Begin(Step):
 
     name = "begin"
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         """Say what the step does."""
         return "write down what is under way, so that a killed opskit can be mended after"
 
-    def skip(self, act: Act) -> str:
+    def skip(self, part: Part) -> str:
         """Where nothing will change there is nothing to write down."""
-        return "nothing changes" if act.unchanged else ""
+        return "nothing changes" if part.unchanged else ""
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         """Make the directories and write the note."""
-        act.target.executor.check(files.make_directories(*act.target.layout.directories))
-        act.mark(self.name)
-        act.begun = True
-        return f"{act.name} in place of {release_name(act.before)}" if act.before else act.name
+        part.target.executor.check(files.make_directories(*part.target.layout.directories))
+        part.mark(self.name)
+        part.begun = True
+        return f"{part.name} in place of {release_name(part.before)}" if part.before else part.name
 
-    def undo(self, act: Act) -> str:
+    def undo(self, part: Part) -> str:
         """Record that it failed, and take the note away; it stays when undoing failed.
 
         This runs after every later step was undone, so it knows how that went.
         """
-        if not act.begun:
+        if not part.begun:
             return ""
-        if act.broken:
+        switched = any(other.switched for other in part.act.parts)
+        outcome = Outcome.UNDONE if switched else Outcome.FAILED
+        if part.act.broken:
             outcome = Outcome.BROKEN
-        else:
-            outcome = Outcome.UNDONE if act.switched else Outcome.FAILED
-        one = act.deployment(outcome, act.failure.splitlines()[0] if act.failure else "")
-        target = act.target
-        if target.record().find(act.id):  # recording it as good was what failed
-            one = one.under(undone_id(act.id))
+        one = part.deployment(outcome, part.act.failure.splitlines()[0] if part.act.failure else "")
+        target = part.target
+        if target.record().find(part.act.id):  # recording it as good was what failed
+            one = one.under(undone_id(part.act.id))
         deployments.append(target.executor, target.layout, one, python=target.python)
-        if not act.broken:
+        if not part.broken:
             target.executor.check(files.remove(target.layout.in_progress))
         return f"recorded as {outcome}"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from opskit.deploy.act import Act
+from collections.abc import Mapping
+from typing import Any
+
+from opskit.deploy.act import Part
 from opskit.deploy.serving import log_lines
 from opskit.deploy.step import Step
+from opskit.deployments import Moved
 from opskit.failure import Failure
 from opskit.layout import release_name
 
@@ -14,36 +18,57 @@ class Health(Step):
 
     name = "health"
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         """Say what the step does."""
         return "see that it is ready, is what was built, and answers on its control socket"
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         """Look at /version, /readyz, /metrics and the control socket."""
         try:
-            return self._look(act)
+            return self._look(part)
         except Failure as failure:
-            lines = log_lines(act, act.number, act.log_offset, least="warning")
+            lines = log_lines(part, part.number, part.log_mark, least="warning")
             raise Failure(str(failure), hint=failure.hint, lines=lines) from None
 
-    def _look(self, act: Act) -> str:
-        facts = act.target.survey()
+    def _look(self, part: Part) -> str:
+        facts = part.target.survey()
         serving = facts.serving
         if serving is None:
-            raise Failure(f"{act.name} does not answer on /version")
-        if serving.release != act.number or serving.pid != act.pid:
+            raise Failure(f"{part.name} does not answer on /version")
+        if serving.release != part.number or serving.pid != part.pid:
             raise Failure(
-                f"{release_name(serving.release)} (pid {serving.pid}) serves, and not {act.name} "
-                f"(pid {act.pid})"
+                f"{release_name(serving.release)} (pid {serving.pid}) serves, and not {part.name} "
+                f"(pid {part.pid})"
             )
-        if facts.current != act.number:
-            raise Failure(f"current does not point at {act.name}")
+        if facts.current != part.number:
+            raise Failure(f"current does not point at {part.name}")
         if serving.unready:
-            raise Failure(f"{act.name} is not ready: {serving.unready}")
-        if act.manifest and serving.commit not in ("", act.manifest.commit):
-            raise Failure(f"{act.name} says it is commit {serving.commit}")
+            raise Failure(f"{part.name} is not ready: {serving.unready}")
+        if part.manifest and serving.commit not in ("", part.manifest.commit):
+            raise Failure(f"{part.name} says it is commit {serving.commit}")
         if not serving.metrics:
-            raise Failure(f"{act.name} does not give its metrics on port {act.target.admin_port}")
-        act.port = serving.port
-        status = act.target.ask(act.number, "ctl", "status")
-        return f"ready, {status.get('connections', 0)} connections"
+            raise Failure(f"{part.name} does not give its metrics on port {part.target.admin_port}")
+        part.port = serving.port
+        status = part.target.ask(part.number, "ctl", "status")
+        if part.switched:
+            part.connections = how_it_went(status)
+        said = f"ready, {status.get('connections', 0)} connections"
+        if part.connections and part.connections.how == "handover":
+            pause = f" in {part.connections.pause_ms:.0f} ms" if part.connections.pause_ms else ""
+            said += f" ({part.connections.moved} moved{pause})"
+        return said
+
+
+def how_it_went(status: Mapping[str, Any]) -> Moved | None:
+    """Read what a process says of its start; None when it says nothing, as older releases do."""
+    try:
+        said = status["last_start"]
+        return Moved(
+            str(said["started"]),
+            int(said["moved"]),
+            int(said["drained"]),
+            int(said["dropped"]),
+            None if said.get("pause_ms") is None else round(float(said["pause_ms"]), 1),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from opskit.commands import files
-from opskit.deploy.act import Act
+from opskit.deploy.act import Part
 from opskit.deploy.step import Step
 from opskit.failure import Failure
 
@@ -24,48 +24,54 @@ class Install(Step):
     def __init__(self, build_layer: LayerBuilder) -> None:
         self._build_layer = build_layer
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         """Say what the step does."""
         return "upload the release, and its layer if that is new there; verify all checksums"
 
-    def skip(self, act: Act) -> str:
+    def skip(self, part: Part) -> str:
         """The release that serves is there already."""
-        return "it is there" if act.release is None else ""
+        return "it is there" if part.release is None else ""
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         """Upload, verify, rename."""
-        assert act.release is not None
-        layer = self._layer(act, act.release.layer)
-        executor, layout = act.target.executor, act.target.layout
-        incoming = layout.incoming(act.number)
+        assert part.release is not None
+        layer = self._layer(part, part.release.layer)
+        executor, layout = part.target.executor, part.target.layout
+        incoming = layout.incoming(part.number)
         executor.check(files.remove(incoming))
-        executor.put_tree(act.release.path, incoming)
-        sums = dict(act.release.files)
-        verify(act, incoming, sums)
-        executor.check(files.move(incoming, layout.release(act.number)))
+        executor.put_tree(part.release.path, incoming)
+        sums = dict(part.release.files)
+        verify(part, incoming, sums)
+        self._publish(part, incoming)
+        executor.check(files.move(incoming, layout.release(part.number)))
         executor.check(files.flush(layout.releases))
-        return f"{len(sums)} files verified, layer {act.release.layer[:10]} {layer}"
+        return f"{len(sums)} files verified, layer {part.release.layer[:10]} {layer}"
 
-    def _layer(self, act: Act, name: str) -> str:
-        if name in act.looked.layers:
+    def _layer(self, part: Part, name: str) -> str:
+        if name in part.looked.layers:
             return "is there"
-        act.note(f"layer {name[:10]} is new: its packages are fetched and verified")
-        executor, layout = act.target.executor, act.target.layout
+        part.note(f"layer {name[:10]} is new: its packages are fetched and verified")
+        executor, layout = part.target.executor, part.target.layout
         place = self._build_layer(name)
         incoming = layout.incoming_layer(name)
         executor.check(files.remove(incoming))
         executor.put_tree(place, incoming)
-        verify(act, incoming, listed((place / MARKER).read_text(encoding="utf-8")))
+        verify(part, incoming, listed((place / MARKER).read_text(encoding="utf-8")))
+        self._publish(part, incoming)
         executor.check(files.move(incoming, layout.layer(name)))
         return "uploaded"
 
-    def undo(self, act: Act) -> str:
+    def _publish(self, part: Part, directory: PurePosixPath) -> None:
+        if part.target.supervisor.group:
+            part.target.executor.check(files.publish(directory))
+
+    def undo(self, part: Part) -> str:
         """Remove what was not finished; a finished release stays, to be looked at."""
-        layout = act.target.layout
-        left = [layout.incoming(act.number)]
-        if act.release is not None:
-            left.append(layout.incoming_layer(act.release.layer))
-        act.target.executor.check(files.remove(*left))
+        layout = part.target.layout
+        left = [layout.incoming(part.number)]
+        if part.release is not None:
+            left.append(layout.incoming_layer(part.release.layer))
+        part.target.executor.check(files.remove(*left))
         return ""
 
 
@@ -77,16 +83,16 @@ def listed(manifest: str) -> dict[str, str]:
         return {}
 
 
-def verify(act: Act, directory: PurePosixPath, sums: dict[str, str]) -> None:
+def verify(part: Part, directory: PurePosixPath, sums: dict[str, str]) -> None:
     """Have the host compare each file with its checksum.
 
     Raises:
         Failure: one differs or is missing.
     """
-    host = act.target.executor.host
+    host = part.target.executor.host
     if not sums:
         raise Failure(f"{host}: {directory} has no checksums", hint="deploy again")
-    result = act.target.executor.run(files.verify_checksums(directory, sums))
+    result = part.target.executor.run(files.verify_checksums(directory, sums))
     if result.status != 0:
         bad = (result.stdout + result.stderr).strip().splitlines()
         raise Failure(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from opskit.deploy.act import Act
-from opskit.deploy.step import Step
+from opskit.deploy.act import Part
+from opskit.deploy.step import Order, Step
 
 
 class Migrate(Step):
@@ -14,16 +14,17 @@ class Migrate(Step):
     """
 
     name = "migrate"
+    order = Order.ONCE
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         """Say what the step does."""
         return "bring the database's schema up to date"
 
-    def skip(self, act: Act) -> str:
+    def skip(self, part: Part) -> str:
         """The release that serves has migrated already."""
-        return "the same release" if act.release is None else ""
+        return "the same release" if part.release is None else ""
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         """Migrate."""
-        said = act.target.ask(act.number, "migrate", changes=True)
+        said = part.target.ask(part.number, "migrate", changes=True)
         return f"schema {said['database']['version']}"

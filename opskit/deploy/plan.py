@@ -1,9 +1,9 @@
-"""Runs steps in order; after a failure undoes, in reverse, every one that was begun.
+"""Runs steps in order over all nodes; after a failure undoes, in reverse, all that was begun.
 
 Promises: whatever happens in a step (a failure, Ctrl-C, a bug), each step that was begun is
-undone, unless the act is recorded as good: that is the point of no return, and what fails after
-it is a warning. While undoing, Ctrl-C is not heard. Nothing is undone without the lease: who
-took it over has put everything back already.
+undone on every node where it was, unless the act is recorded as good: that is the point of no
+return, and what fails after it is a warning. While undoing, Ctrl-C is not heard. Nothing is
+undone on a node without its lease: who took that over has put everything back already.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from types import FrameType
 
-from opskit.deploy.act import Act, InProgress
-from opskit.deploy.step import Step
+from opskit.deploy.act import Act, InProgress, Part
+from opskit.deploy.step import Order, Step
 from opskit.failure import Failure, Misuse, PersonNeeded
-from opskit.lock import LeaseLost
+from opskit.lock import LeaseLost, LockHeld
 from opskit.problems import ConfigError
 
 
@@ -41,12 +42,21 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True)
 class Event:
-    """Something happened to a step. `seconds`: how long it took so far."""
+    """Something happened to a step.
+
+    Attributes:
+        kind: what.
+        step: to which.
+        text: what there is to say about it.
+        seconds: how long it took so far.
+        node: on which node; empty where there is one, or for all of them.
+    """
 
     kind: Kind
     step: str
     text: str = ""
     seconds: float = 0.0
+    node: str = ""
 
 
 Observer = Callable[[Event], None]
@@ -63,7 +73,7 @@ def run(act: Act, steps: Sequence[Step], observe: Observer) -> None:
         Failure: it was not done, and everything was undone.
         PersonNeeded: it was not done, and not everything could be undone.
     """
-    begun: list[Step] = []
+    begun: list[tuple[Step, Part]] = []
     try:
         for step in steps:
             _one(act, step, begun, observe)
@@ -81,72 +91,124 @@ def run(act: Act, steps: Sequence[Step], observe: Observer) -> None:
         raise failure from (None if isinstance(error, Failure) else error)
 
 
-def _one(act: Act, step: Step, begun: list[Step], observe: Observer) -> None:
-    """Carry out one step; a failure after the point of no return becomes a warning."""
-    if reason := step.skip(act):
-        observe(Event(Kind.SKIPPED, step.name, reason))
+def _one(act: Act, step: Step, begun: list[tuple[Step, Part]], observe: Observer) -> None:
+    """Carry out one step on every node that needs it.
+
+    Raises:
+        Failure: it failed somewhere; where nodes are done in turn, the next were not touched.
+    """
+    parts = []
+    for part in act.parts[:1] if step.order is Order.ONCE else act.parts:
+        if reason := step.skip(part):
+            observe(Event(Kind.SKIPPED, step.name, reason, node=_shown(step, part)))
+        else:
+            parts.append(part)
+    if step.order is Order.TOGETHER and len(parts) > 1:
+        with ThreadPoolExecutor(len(parts), thread_name_prefix=step.name) as pool:
+            waiting = [pool.submit(_part, step, part, begun, observe) for part in parts]
+        for one in waiting:
+            one.result()
         return
-    started = time.monotonic()
-    observe(Event(Kind.STARTED, step.name))
+    for part in parts:
+        _part(step, part, begun, observe)
+
+
+def _part(step: Step, part: Part, begun: list[tuple[Step, Part]], observe: Observer) -> None:
+    """Carry out one step on one node; a failure after the point of no return is a warning."""
+    started, node = time.monotonic(), _shown(step, part)
+    observe(Event(Kind.STARTED, step.name, node=node))
     try:
-        if act.lease is not None:
-            act.lease.check()
-        if act.begun and not act.recorded:
-            act.mark(step.name)
-        begun.append(step)
-        done = step.apply(act)
+        if part.lease is not None:
+            part.lease.check()
+        if part.begun and not part.act.recorded:
+            part.mark(step.name)
+        begun.append((step, part))
+        done = step.apply(part)
     except BaseException as error:
         failure = _as_failure(error)
-        observe(Event(Kind.FAILED, step.name, str(failure), time.monotonic() - started))
-        if not act.recorded:
-            raise
-        act.warnings.append(f"{step.name}: {failure}")
+        seconds = time.monotonic() - started
+        observe(Event(Kind.FAILED, step.name, str(failure), seconds, node))
+        if not part.act.recorded:
+            raise _on(node, failure) from error if failure is not error else None
+        part.act.warnings.append(f"{step.name}: {_on(node, failure)}")
     else:
-        observe(Event(Kind.DONE, step.name, done, time.monotonic() - started))
+        observe(Event(Kind.DONE, step.name, done, time.monotonic() - started, node))
 
 
-def _undo_all(act: Act, begun: list[Step], observe: Observer) -> Failure | None:
+def _shown(step: Step, part: Part) -> str:
+    """Give the node that an event is about; empty where that goes without saying."""
+    return "" if step.order is Order.ONCE else part.node
+
+
+def _on(node: str, failure: Failure) -> Failure:
+    """Say on which node something failed, where that is not said yet."""
+    if not node or str(failure).startswith(f"{node}: "):
+        return failure
+    named = Failure(f"{node}: {failure}", hint=failure.hint, lines=failure.lines)
+    named.status = failure.status
+    return named
+
+
+def _undo_all(act: Act, begun: list[tuple[Step, Part]], observe: Observer) -> Failure | None:
     """Undo in reverse; gives the first failure, and goes on all the same."""
-    if act.lease is not None and not _still_ours(act):
-        return None
     stuck: Failure | None = None
-    for step in reversed(begun):
-        started = time.monotonic()
-        observe(Event(Kind.UNDOING, step.name))
+    gone: list[Part] = []
+    for part in act.parts:
+        if part.lease is None:
+            continue
         try:
-            text = step.undo(act)
+            ours = _still_ours(part)
+        except Failure as unreachable:
+            part.broken = True
+            stuck = stuck or unreachable
+            observe(Event(Kind.STUCK, "lock", str(unreachable), node=part.node))
+            ours = False
+        if not ours:
+            gone.append(part)
+    for step, part in reversed(begun):
+        if part in gone:
+            continue
+        started, node = time.monotonic(), _shown(step, part)
+        observe(Event(Kind.UNDOING, step.name, node=node))
+        try:
+            text = step.undo(part)
         except BaseException as error:
-            failure = _as_failure(error)
-            act.broken = True
+            failure = _on(node, _as_failure(error))
+            part.broken = True
             stuck = stuck or failure
-            observe(Event(Kind.STUCK, step.name, str(failure), time.monotonic() - started))
+            seconds = time.monotonic() - started
+            observe(Event(Kind.STUCK, step.name, str(failure), seconds, node))
         else:
-            observe(Event(Kind.UNDONE, step.name, text, time.monotonic() - started))
+            observe(Event(Kind.UNDONE, step.name, text, time.monotonic() - started, node))
     return stuck
 
 
-def _still_ours(act: Act) -> bool:
-    """Make sure of the lease before undoing; take it again where nobody else did meanwhile."""
-    assert act.lease is not None
+def _still_ours(part: Part) -> bool:
+    """Make sure of the lease before undoing; take it again where nobody else did meanwhile.
+
+    Raises:
+        Failure: the node cannot be reached, so nothing is known of it.
+    """
+    assert part.lease is not None
     try:
-        act.lease.confirm()
+        part.lease.confirm()
     except LeaseLost:
         try:
-            act.lease.acquire()
-        except Failure:
+            part.lease.acquire()
+        except LockHeld:
             return False
-    if not act.begun:
+    if not part.begun:
         return True
-    there = InProgress.parse(act.target.executor.get(act.target.layout.in_progress))
-    if there is not None and there.id == act.id:
+    there = InProgress.parse(part.target.executor.get(part.target.layout.in_progress))
+    if there is not None and there.id == part.act.id:
         return True
-    act.lease.release()
+    part.lease.release()
     return False
 
 
 def _what_now(act: Act) -> str:
     """Give the command that a person runs after undoing failed; each of them mends first."""
-    environment = act.target.environment.name
+    environment = act.environment.name
     if act.before:
         return f"opskit rollback v{act.before} --env {environment}"
     return f"opskit stop {environment}"

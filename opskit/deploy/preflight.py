@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from opskit.deploy.act import Act
+from opskit.deploy.act import Part
 from opskit.deploy.step import Step
 from opskit.environment import Environment
 from opskit.facts import Facts
@@ -22,12 +22,21 @@ FREE_FILES = 20_000
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one check found. `hint`: what to do about it; empty when it is fine."""
+    """What one check found.
+
+    Attributes:
+        name: the check's.
+        ok: whether all is well.
+        detail: what was found.
+        hint: what to do about it; empty when it is fine.
+        node: where; empty where there is one node, or for all of them.
+    """
 
     name: str
     ok: bool
     detail: str
     hint: str = ""
+    node: str = ""
 
 
 Check = Callable[[Environment, Facts], Verdict]
@@ -120,16 +129,16 @@ class Preflight(Step):
 
     name = "preflight"
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         """Say what the step does."""
-        return f"see that {act.target.executor.host} can run the release; change nothing"
+        return f"see that {part.target.executor.host} can run the release; change nothing"
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         """Look, and refuse what cannot work."""
-        facts = act.look()
-        bad = [one for one in verdicts(act.target.environment, facts) if not one.ok]
+        facts = part.look()
+        bad = [one for one in verdicts(part.target.environment, facts) if not one.ok]
         if bad:
-            host = act.target.executor.host
+            host = part.target.executor.host
             raise Failure(
                 f"{host}: " + "; ".join(one.detail for one in bad),
                 hint="; ".join(one.hint for one in bad),

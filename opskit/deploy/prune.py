@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 
-from opskit.commands import files
-from opskit.deploy.act import Act
+from opskit.commands import files, service
+from opskit.deploy.act import Part
 from opskit.deploy.step import Step
 from opskit.deployments import Record
 from opskit.facts import Facts
@@ -68,26 +69,41 @@ class Prune(Step):
 
     name = "prune"
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         """Say what the step does."""
-        keep = act.target.environment.releases_keep
+        keep = part.target.environment.releases_keep
         return f"keep the last {keep} good releases, remove older ones and unused layers"
 
-    def skip(self, act: Act) -> str:
+    def skip(self, part: Part) -> str:
         """Without a new release nothing is one too many."""
-        return "nothing changed" if act.unchanged else ""
+        return "nothing changed" if part.act.unchanged else ""
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         """Remove."""
-        facts, target = act.look(), act.target
+        facts, target = part.look(), part.target
         keep = target.environment.releases_keep
-        out = doomed(facts, act.record, keep=keep, now=act.number)
+        out = doomed(facts, part.act.record, keep=keep, now=part.number)
         paths = [target.layout.release(number) for number in out.releases]
         paths += [target.layout.layer(name) for name in out.layers]
         paths += [target.root / path for path in facts.incoming]
+        surplus = [number for number in facts.nodes if number > part.act.environment.nodes]
+        for number in surplus:
+            self._end_node(part, number)
+            paths.append(PurePosixPath(part.act.environment.node(number).root))
         if not paths:
             return "nothing to remove"
         target.executor.check(files.remove(*paths))
-        names = [release_name(number) for number in out.releases]
+        names = [f"node {number}, which is one too many" for number in surplus]
+        names += [release_name(number) for number in out.releases]
         names += [f"layer {name[:10]}" for name in out.layers]
         return "removed " + (", ".join(names) or "a broken-off upload")
+
+    def _end_node(self, part: Part, number: int) -> None:
+        """Send the members of a node away that the environment no longer has, and end it."""
+        environment, python = part.act.environment.node(number), part.target.python
+        timing = environment.settings.timing
+        seconds = part.act.timing.end + timing.drain + timing.reconnect_spread
+        pids = [one.pid for one in part.looked.nodes[number]]
+        if pids:
+            root = PurePosixPath(environment.root)
+            part.target.executor.check(service.end(root, pids, python=python, seconds=seconds))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from opskit import deployments
-from opskit.deploy.act import Act
-from opskit.deploy.step import Step
+from opskit.deploy.act import Part
+from opskit.deploy.step import Order, Step
 from opskit.deployments import Outcome
 
 
@@ -12,18 +12,19 @@ class RecordIt(Step):
     """One line in the record, on disk; only now the deployment counts."""
 
     name = "record"
+    order = Order.IN_TURN
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         """Say what the step does."""
         return "record it; from here on it counts, and is not undone"
 
-    def skip(self, act: Act) -> str:
+    def skip(self, part: Part) -> str:
         """What changed nothing is no deployment."""
-        return "nothing changed" if act.unchanged else ""
+        return "nothing changed" if part.act.unchanged else ""
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         """Append to the record."""
-        one = act.deployment(Outcome.GOOD)
-        deployments.append(act.target.executor, act.target.layout, one, python=act.target.python)
-        act.recorded = True
+        one = part.deployment(Outcome.GOOD)
+        deployments.append(part.target.executor, part.target.layout, one, python=part.target.python)
+        part.act.recorded = True
         return ""

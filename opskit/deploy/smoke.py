@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from opskit.deploy.act import Act
+from opskit.deploy.act import Part
 from opskit.deploy.serving import log_lines, wait
-from opskit.deploy.step import Step
+from opskit.deploy.step import Order, Step
 from opskit.failure import Failure
 
 
@@ -12,30 +12,45 @@ class SmokeTest(Step):
     """Runs the multi-user smoke test, and sees that the same process still serves after it."""
 
     name = "smoke"
+    order = Order.ONCE
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         """Say what the step does."""
-        users = act.target.environment.smoke.users
-        return f"run the smoke test with {users} users against {act.target.environment.base_url}"
+        environment = part.act.environment
+        where = ", ".join(environment.node_urls)
+        return f"run the smoke test with {environment.smoke.users} users against {where}"
 
-    def skip(self, act: Act) -> str:
+    def skip(self, part: Part) -> str:
         """A person may do without."""
-        return "" if act.smoke_gates else "--no-smoke"
+        return "" if part.act.smoke_gates else "--no-smoke"
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         """Run it."""
-        act.report = report = act.smoke(act)
+        part.act.report = report = part.act.smoke(part.act)
         if not report.ok:
             names = ", ".join(one.name for one in report.failures) or "no check passed"
-            force = f"opskit rollback {act.name} --env {act.target.environment.name} --no-smoke"
+            force = f"opskit rollback {part.name} --env {part.target.environment.name} --no-smoke"
             raise Failure(
-                f"{act.name} failed {report.failed} of {len(report.results)} smoke checks: {names}",
-                hint=f"to let it serve all the same: {force}" if act.before != act.number else "",
-                lines=log_lines(act, act.number, act.log_offset, least="warning"),
+                f"{part.name} failed {report.failed} of {len(report.results)} smoke checks: "
+                f"{names}",
+                hint=f"to let it serve all the same: {force}"
+                if part.act.before != part.number
+                else "",
+                lines=[line for one in part.act.parts for line in _complaints(one)],
             )
-        after = wait(act, act.number, act.pid, seconds=2.0)
-        if after.state != "serving":
-            raise Failure(
-                f"{act.name} passed the smoke test and does not serve any more: {after.reason}"
-            )
+        part.act.each(_still_serves)
         return f"{report.passed} checks passed in {report.seconds:.1f} s"
+
+
+def _complaints(part: Part) -> list[str]:
+    lines = log_lines(part, part.number, part.log_mark, least="warning")
+    return [f"{part.node}: {line}" if part.node else line for line in lines]
+
+
+def _still_serves(part: Part) -> None:
+    after = wait(part, part.number, part.pid, seconds=2.0)
+    if after.state != "serving":
+        where = f"{part.node}: " if part.node else ""
+        raise Failure(
+            f"{where}{part.name} passed the smoke test and does not serve any more: {after.reason}"
+        )

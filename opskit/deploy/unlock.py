@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from opskit.commands import files
 from opskit.deploy import secrets
-from opskit.deploy.act import Act
+from opskit.deploy.act import Part
 from opskit.deploy.step import Step
 
 
@@ -13,17 +13,17 @@ class Unlock(Step):
 
     name = "unlock"
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         """Say what the step does."""
         return "forget the replaced secrets and the note of what was under way; give the lock back"
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         """Tidy up; the lease is given back whatever happens."""
         try:
-            if act.begun:
-                secrets.discard_backups(act)
-                act.target.executor.check(files.remove(act.target.layout.in_progress))
+            if part.begun:
+                secrets.discard_backups(part)
+                part.target.executor.check(files.remove(part.target.layout.in_progress))
         finally:
-            if act.lease is not None:
-                act.lease.release()
+            if part.lease is not None:
+                part.lease.release()
         return ""

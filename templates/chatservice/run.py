@@ -11,8 +11,12 @@ import sys
 
 def main() -> int:
     """Run one command of the chat service; see `run.py --help`."""
-    # Resolved, so that a process keeps to its own release when `current` is switched.
-    release = os.path.dirname(os.path.realpath(__file__))
+    # Resolved, so that a process keeps to its own release when `current` is switched; and started
+    # anew under that name, so that whoever looks at the process sees which release it is.
+    program = os.path.realpath(__file__)
+    if program != os.path.abspath(__file__):
+        os.execv(sys.executable, [sys.executable, "-I", program, *sys.argv[1:]])
+    release = os.path.dirname(program)
     with open(os.path.join(release, "manifest.json"), encoding="utf-8") as file:
         manifest = json.load(file)
     running = f"{sys.version_info.major}.{sys.version_info.minor}"

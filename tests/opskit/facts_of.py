@@ -17,6 +17,7 @@ EMPTY = Facts(
     in_progress="",
     lease=None,
     processes=(),
+    nodes={},
     serving=None,
     listeners=(),
     bindable={},

@@ -28,7 +28,8 @@ from opskit.deploy.plan import Event, Kind
 from opskit.deployments import Record
 from opskit.environment import Environment, load_environments
 from opskit.facts import Facts
-from opskit.target import Target, connect
+from opskit.fleet import Fleet, connect
+from opskit.target import Target
 from tests.service_process import REPOSITORY, free_ports
 
 TIMING = Timing(start=30.0, end=5.0)
@@ -51,6 +52,7 @@ class Site:
     secrets: dict[str, str] = field(default_factory=lambda: {"jwt_secret": "generate"})
     keep: int = 5
     pristine: Path = REPOSITORY / "chatservice"
+    nodes: int = 1
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -74,6 +76,7 @@ class Site:
         environment = {
             "target": "local",
             "root": "r",
+            "nodes": self.nodes,
             "secrets": self.secrets,
             "releases": {"keep": self.keep},
             "chat": chat,
@@ -118,28 +121,45 @@ class Site:
         return load_environments(self.file).get("dev")
 
     @property
-    def target(self) -> Target:
-        """Where it is."""
+    def fleet(self) -> Fleet:
+        """Its nodes."""
         return connect(self.environment)
 
-    def deploy(self, *, smoke: bool = False, timing: Timing = TIMING) -> Act:
-        """Deploy; unless told otherwise with a smoke test of three requests."""
-        return self._run(self.prepare(timing), smoke)
+    @property
+    def target(self) -> Target:
+        """Its first node."""
+        return self.fleet.lead
+
+    def deploy(
+        self,
+        *,
+        smoke: bool = False,
+        timing: Timing = TIMING,
+        move: bool = False,
+        leave: bool = False,
+    ) -> Act:
+        """Deploy; unless told otherwise with a smoke test of three requests.
+
+        `move` and `leave` say what becomes of the data when the store changes.
+        """
+        operation = self.prepare(timing)
+        operation.act.move_data, operation.act.leave_data = move, leave
+        return self._run(operation, smoke)
 
     def prepare(self, timing: Timing = TIMING) -> operations.Operation:
         """Prepare a deploy."""
         return operations.deploy(
-            self.target, observe=self._observe, layers=self.layers, timing=timing
+            self.fleet, observe=self._observe, layers=self.layers, timing=timing
         )
 
     def rollback(self, wanted: int | None = None, *, smoke: bool = False) -> Act:
         """Roll back."""
-        operation = operations.rollback(self.target, wanted, observe=self._observe, timing=TIMING)
+        operation = operations.rollback(self.fleet, wanted, observe=self._observe, timing=TIMING)
         return self._run(operation, smoke)
 
     def stop(self) -> Act:
         """Stop."""
-        return self._run(operations.stop(self.target, observe=self._observe, timing=TIMING), True)
+        return self._run(operations.stop(self.fleet, observe=self._observe, timing=TIMING), True)
 
     def _run(self, operation: operations.Operation, smoke: bool) -> Act:
         self.events.clear()
@@ -226,10 +246,7 @@ class Site:
 
     def let_the_lease_end(self) -> None:
         """Let the time pass that a dead owner's lease lasts, without waiting for it."""
-        lock = self.root / "lock"
-        if lock.exists():
-            boot, _, rest = lock.read_text().split(" ", 2)
-            lock.write_text(f"{boot} 0 {rest}")
+        let_the_lease_end(self.root)
 
     def leftovers(self) -> list[str]:
         """Name what no finished act leaves behind."""
@@ -257,10 +274,19 @@ class Site:
 
     def close(self) -> None:
         """End every process of the site."""
-        target = self.target
-        pids = [one.pid for one in target.survey().processes]
-        if pids:
-            target.executor.run(service.end(target.root, pids, python=target.python, seconds=5.0))
+        for target in self.fleet.nodes:
+            pids = [one.pid for one in target.survey().processes]
+            if pids:
+                command = service.end(target.root, pids, python=target.python, seconds=5.0)
+                target.executor.run(command)
+
+
+def let_the_lease_end(root: Path) -> None:
+    """Let the time pass that a dead owner's lease on a node lasts, without waiting for it."""
+    lock = root / "lock"
+    if lock.exists():
+        boot, _, rest = lock.read_text().split(" ", 2)
+        lock.write_text(f"{boot} 0 {rest}")
 
 
 def get(port: int, path: str, timeout: float = 5.0) -> tuple[int, str] | None:
@@ -281,19 +307,26 @@ def quick_smoke(act: Act) -> Report:
     results = []
     for path in ("/healthz", "/readyz", "/version"):
         started = time.monotonic()
-        answer = get(act.port, path)
+        answer = get(act.lead.port, path)
         ok = answer is not None and answer[0] == 200
         seconds = time.monotonic() - started
         results.append(
             CheckResult(path[1:], path, "passed" if ok else "failed", seconds, str(answer))
         )
     total = sum(one.seconds for one in results)
-    return Report(f"http://127.0.0.1:{act.port}", "", 0, tuple(results), total)
+    return Report(f"http://127.0.0.1:{act.lead.port}", "", 0, tuple(results), total)
+
+
+def watched(
+    site: Site, path: str = "/healthz"
+) -> contextlib.AbstractContextManager[Callable[[], list[str]]]:
+    """Ask the first node of a site something all the time; see `watched_port`."""
+    return watched_port(site.port, path)
 
 
 @contextlib.contextmanager
-def watched(site: Site, path: str = "/healthz") -> Iterator[Callable[[], list[str]]]:
-    """Ask the service something all the time; gives what the unanswered questions were.
+def watched_port(port: int, path: str = "/healthz") -> Iterator[Callable[[], list[str]]]:
+    """Ask a service something all the time; gives what the unanswered questions were.
 
     A question counts as unanswered when no connection is made, or no good answer comes.
     """
@@ -304,7 +337,7 @@ def watched(site: Site, path: str = "/healthz") -> Iterator[Callable[[], list[st
         asked = 0
         while not ended.wait(0.02):
             asked += 1
-            if (answer := get(site.port, path, timeout=20.0)) is None or answer[0] != 200:
+            if (answer := get(port, path, timeout=20.0)) is None or answer[0] != 200:
                 failures.append(f"question {asked} at {time.time():.3f}: {answer}")
 
     thread = threading.Thread(target=ask, daemon=True)

@@ -71,6 +71,7 @@ def test_a_deployment_is_recorded_under_stable_keys() -> None:
         "smoke": {"passed": 38, "failed": 0, "seconds": 2.5},
         "secrets": {"jwt_secret": "0123456789ab"},
         "tool": "0.1.0",
+        "connections": None,
     }
     assert Deployment.from_json(ONE.to_json()) == replace(ONE, duration_s=3.142)
 

@@ -216,7 +216,7 @@ else: 1
 """
     assert complaints(file, text) == [
         "environments.yaml:5: environments.dev.colour: unknown key; known here: url, chat, "
-        "secrets, releases, smoke, target, root",
+        "secrets, releases, smoke, monitoring, target, root, nodes",
         "environments.yaml:9: environments.dev.smoke.users: expected int >= 2 and <= 1000, got 1",
         "environments.yaml:10: environments.dev.smoke.delivery_ms: expected int >= 1 and "
         "<= 60000, got 'soon'",
@@ -268,15 +268,15 @@ else: 1
          "written by opskit; set secrets.jwt_secret of the environment instead"),
         ("    chat: {auth: {jwks_url: 'https://a'}}", "7: environments.dev.chat.auth.jwks_url: "
          "cannot be given beside jwt_secret"),
-        ("    smoke: {timeout: 10}", "7: environments.dev.smoke.timeout: is 10 s, and the smoke "
-         "test waits for chat.timing.presence_grace, 10 s; raise it"),
+        ("    smoke: {timeout: 1}", "7: environments.dev.smoke.timeout: is 1 s, and the smoke "
+         "test waits for people to leave, 1 s; raise it"),
         ("    smoke: fast", "7: environments.dev.smoke: expected a mapping, got 'fast'"),
         ("    url: chat.example.net", "7: environments.dev.url: expected http(s)://host[:port], "
          "without a path, got 'chat.example.net'"),
         ("    url: https://chat.example.net/chat", "7: environments.dev.url: expected "
          "http(s)://host[:port], without a path, got 'https://chat.example.net/chat'"),
         ("    hosts: [a]", "7: environments.dev.hosts: unknown key; known here: url, chat, "
-         "secrets, releases, smoke, target, root"),
+         "secrets, releases, smoke, monitoring, target, root, nodes"),
         ("    releases: {keep: '5'}", "7: environments.dev.releases.keep: expected int >= 1 and "
          "<= 100, got '5'"),
     ],

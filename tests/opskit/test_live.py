@@ -37,6 +37,7 @@ def test_status_says_how_it_is(v1: Site) -> None:
         "environment",
         "target",
         "url",
+        "urls",
         "root",
         "ok",
         "trouble",
@@ -53,6 +54,7 @@ def test_status_says_how_it_is(v1: Site) -> None:
         "lock",
         "configuration_differs",
         "disk_free_bytes",
+        "nodes",
     }
     assert report["ok"] is True
     assert report["serving"]["release"] == "v1"

@@ -17,9 +17,11 @@ from opskit.deployments import Record
 from opskit.environment import Environment, load_environments
 from opskit.facts import HeldLease, Manifest, Process, Serving
 from opskit.failure import Failure, PersonNeeded
+from opskit.fleet import Fleet
 from opskit.lock import Holder
 from opskit.progress import Progress
-from opskit.status import Status
+from opskit.status import NodeStatus, Status
+from opskit.supervision import Detached
 from opskit.target import Target
 from opskit.terminal import Terminal, visible
 from opskit.transport import RecordingExecutor
@@ -175,11 +177,16 @@ CONTROL = {"uptime": 90.0, "connections": 3, "rooms": 1, "schema": 1, "database_
 @pytest.fixture
 def make(environment: Environment) -> Callable[..., Status]:
     def make(**changes: object) -> Status:
-        target = Target(environment, RecordingExecutor(), "python3")
-        status = Status(target, FINE, Record((ONE,)), CONTROL, "", None, "")
-        return replace(status, **changes)  # type: ignore[arg-type]
+        fleet = fleet_of(environment)
+        node = NodeStatus(fleet.lead, FINE, Record((ONE,)), CONTROL, "", None, "")
+        return Status(fleet, (replace(node, **changes),))  # type: ignore[arg-type]
 
     return make
+
+
+def fleet_of(environment: Environment) -> Fleet:
+    supervisor = Detached(environment.layout, "python3")
+    return Fleet(environment, (Target(environment, RecordingExecutor(), supervisor, "python3"),))
 
 
 def test_a_status_without_trouble(
@@ -243,19 +250,23 @@ def test_who_is_busy_is_shown(make: Callable[..., Status], plain: tuple[Ui, io.S
     assert status.trouble == ("", "")
 
 
-def test_an_empty_record_says_so(plain: tuple[Ui, io.StringIO]) -> None:
+def test_an_empty_record_says_so(
+    make: Callable[..., Status], plain: tuple[Ui, io.StringIO]
+) -> None:
     """And lines that cannot be read are told of."""
     ui, stream = plain
-    show_deployments(ui, Record((), (3, 7)), EMPTY, "dev", 20)
+    show_deployments(ui, make(record=Record((), (3, 7))), 20)
     assert "no deployments yet" in stream.getvalue()
     assert "cannot be read: 3, 7" in stream.getvalue()
 
 
-def test_only_what_serves_is_marked_in_the_record(plain: tuple[Ui, io.StringIO]) -> None:
+def test_only_what_serves_is_marked_in_the_record(
+    make: Callable[..., Status], plain: tuple[Ui, io.StringIO]
+) -> None:
     """Of two acts that made it serve, the newer one."""
     ui, stream = plain
     acts = record(("deploy", 1, "good"), ("deploy", 2, "undone"), ("rollback", 1, "good"))
-    show_deployments(ui, acts, replace(EMPTY, current=1), "dev", 20)
+    show_deployments(ui, make(record=acts, facts=replace(EMPTY, current=1)), 20)
     rows = [line.split()[:3] for line in stream.getvalue().splitlines()[1:]]
     assert rows == [[">", "v1", "rollback"], ["v2", "deploy", "undone"], ["v1", "deploy", "good"]]
 

@@ -95,6 +95,12 @@ def command_line(pid: str) -> list[str]:
         return []
 
 
+def further_nodes(root: str) -> dict[str, Any]:
+    """Give the processes of each further node, by its number, that lives below this root."""
+    numbers = [name for name in names(os.path.join(root, "nodes")) if name.isdigit()]
+    return {name: processes(os.path.join(root, "nodes", name)) for name in numbers}
+
+
 def processes(root: str) -> list[Any]:
     """Give the processes that serve a release of this root, oldest first."""
     found = []
@@ -235,6 +241,7 @@ def main(root: str, host: str, port: str, admin_port: str) -> None:
             "uptime": (text("/proc/uptime") or "0").split()[0],
             "boot": (text("/proc/sys/kernel/random/boot_id") or "").strip(),
             "processes": processes(root),
+            "nodes": further_nodes(root),
             "answers": answers(addresses(root, installed, wanted)),
             "listeners": listeners(set(wanted[1:])),
             "bindable": {

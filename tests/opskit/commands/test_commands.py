@@ -72,22 +72,17 @@ def test_simple_commands_as_data() -> None:
             False,
         ),
         (
-            service.follow(LAYOUT.log, lines=20, keep=True),
+            service.follow(LAYOUT.log, after=20),
             (
                 "tail",
-                "-n",
-                "20",
+                "-c",
+                "+21",
                 "--follow=name",
                 "--retry",
                 "--sleep-interval=0.1",
                 "--",
                 "/opt/chat/log/chatservice.log",
             ),
-            False,
-        ),
-        (
-            service.follow(LAYOUT.log, lines=None, keep=False),
-            ("tail", "-n", "+1", "--", "/opt/chat/log/chatservice.log"),
             False,
         ),
     ]

@@ -18,7 +18,7 @@ from opskit import operations
 from opskit.commands import Command
 from opskit.deploy.plan import Event
 from opskit.environment import load_environments
-from opskit.target import connect
+from opskit.fleet import connect
 from opskit.transport import Executor, Result
 from tests.opskit.site import TIMING, quick_smoke
 
@@ -53,15 +53,16 @@ def observe(event: Event) -> None:
 
 
 def main(environments: str, layers: str, action: str, last: str, *release: str) -> None:
-    target = connect(load_environments(Path(environments)).get("dev"))
-    target = target.through(Dying(target.executor, last))
-    if action == "deploy":
-        operation = operations.deploy(target, observe=observe, layers=Path(layers), timing=TIMING)
+    fleet = connect(load_environments(Path(environments)).get("dev"))
+    fleet = fleet.through(lambda executor: Dying(executor, last))
+    if action in ("deploy", "move"):
+        operation = operations.deploy(fleet, observe=observe, layers=Path(layers), timing=TIMING)
+        operation.act.move_data = action == "move"
     elif action == "rollback":
         wanted = int(release[0]) if release else None
-        operation = operations.rollback(target, wanted, observe=observe, timing=TIMING)
+        operation = operations.rollback(fleet, wanted, observe=observe, timing=TIMING)
     else:
-        operation = operations.stop(target, observe=observe, timing=TIMING)
+        operation = operations.stop(fleet, observe=observe, timing=TIMING)
     operation.act.smoke = quick_smoke
     operation.run()
 

@@ -88,13 +88,13 @@ def test_a_deploy_that_loses_its_lease_stops_and_is_mended(served: Site) -> None
     root = served.root
 
     def asleep(act: Act) -> Report:
-        assert act.lease is not None
+        assert act.lead.lease is not None
         text = (root / "lock").read_text()
         boot, _, rest = text.split(" ", 2)
-        assert rest.startswith(act.lease.token)
+        assert rest.startswith(act.lead.lease.token)
         # It ended, and another came: exactly what the next command finds after such a sleep.
         holder = Holder("bob", "noon", "rollback dev", this_person().owner)
-        act.lease._done.set()
+        act.lead.lease._done.set()
         (root / "lock").write_text(f"{boot} 0 {rest}")
         other = Lease(served.target.executor, served.target.root, holder, ttl=60)
         other.acquire()

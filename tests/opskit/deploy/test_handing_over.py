@@ -16,12 +16,12 @@ def notes(site: Site) -> str:
 
 def test_a_release_that_refuses_is_stopped_and_followed(site: Site) -> None:
     """Where the conversation is another one, the old release is stopped and the new starts cold."""
-    site.edit("takeover.py", "VERSION: Final = 1\n", "VERSION: Final = 99\n")
+    site.edit("handover_format.py", "= (LISTENERS_ONLY, CONNECTIONS)", "= (98, 99)")
     site.deploy()
     site.restore()
     act = site.deploy()
     assert (act.name, site.serving, site.current) == ("v2", "v2", "releases/v2")
-    assert "take-over version 1 is not known here" in notes(site)
+    assert "is not known here, only 98, 99" in notes(site)
     assert [one.release for one in site.facts.processes] == [2]
     assert site.leftovers() == []
 

@@ -10,15 +10,17 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from opskit.deploy import plan
-from opskit.deploy.act import Act
+from opskit.deploy.act import Act, Part
 from opskit.deploy.plan import Event
 from opskit.deploy.step import Step
 from opskit.deployments import Action
 from opskit.environment import load_environments
 from opskit.failure import Failure, Misuse, PersonNeeded
+from opskit.fleet import Fleet
 from opskit.lock import Holder, Lease
 from opskit.person import this_person
 from opskit.problems import ConfigError, Problem
+from opskit.supervision import Detached
 from opskit.target import Target
 from opskit.transport import Executor, LocalExecutor, RecordingExecutor
 from tests.opskit.site import quick_smoke
@@ -35,7 +37,7 @@ class Note(Step):
         fails: BaseException | None = None,
         undo_fails: Exception | None = None,
         skipped: str = "",
-        during: Callable[[Act], None] = lambda act: None,
+        during: Callable[[Part], None] = lambda part: None,
     ) -> None:
         self.name = name
         self._log = log
@@ -44,20 +46,20 @@ class Note(Step):
         self._skipped = skipped
         self._during = during
 
-    def describe(self, act: Act) -> str:
+    def describe(self, part: Part) -> str:
         return self.name
 
-    def skip(self, act: Act) -> str:
+    def skip(self, part: Part) -> str:
         return self._skipped
 
-    def apply(self, act: Act) -> str:
+    def apply(self, part: Part) -> str:
         self._log.append(f"do {self.name}")
-        self._during(act)
+        self._during(part)
         if self._fails is not None:
             raise self._fails
         return "done"
 
-    def undo(self, act: Act) -> str:
+    def undo(self, part: Part) -> str:
         self._log.append(f"undo {self.name}")
         if self._undo_fails is not None:
             raise self._undo_fails
@@ -73,8 +75,10 @@ def make_act(tmp_path: Path) -> Callable[..., Act]:
     environment = load_environments(file).get("dev")
 
     def make(executor: Executor | None = None) -> Act:
-        target = Target(environment, executor or RecordingExecutor(), "python3")
-        return Act(target, Action.DEPLOY, this_person(), quick_smoke, lambda text: None)
+        one = executor or RecordingExecutor()
+        target = Target(environment, one, Detached(environment.layout, "python3"), "python3")
+        fleet = Fleet(environment, (target,))
+        return Act(fleet, Action.DEPLOY, this_person(), quick_smoke, lambda node, text: None)
 
     return make
 
@@ -142,7 +146,7 @@ def test_when_undoing_fails_the_rest_is_undone_and_a_person_is_needed(
     """Exit status 3, both reasons, and the command to run."""
     log: list[str] = []
     act = make_act()
-    act.before = 7
+    act.lead.before = 7
     steps = [
         Note("a", log),
         Note("b", log, undo_fails=Failure("v7 does not start", lines=["its log"])),
@@ -161,8 +165,8 @@ def test_when_undoing_fails_the_rest_is_undone_and_a_person_is_needed(
 def test_after_the_point_of_no_return_nothing_is_undone(make_act: Callable[..., Act]) -> None:
     """Once it is recorded, what fails is a warning, and the steps after it still run."""
 
-    def record(act: Act) -> None:
-        act.recorded = True
+    def record(part: Part) -> None:
+        part.act.recorded = True
 
     log: list[str] = []
     act = make_act()
@@ -181,10 +185,10 @@ def test_ctrl_c_is_not_heard_while_undoing(make_act: Callable[..., Act]) -> None
     """Whoever presses it again in the middle of undoing does not leave half of it undone."""
 
     class Impatient(Note):
-        def undo(self, act: Act) -> str:
+        def undo(self, part: Part) -> str:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 os.kill(os.getpid(), number)
-            return super().undo(act)
+            return super().undo(part)
 
     log: list[str] = []
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
@@ -200,9 +204,9 @@ def leased(make_act: Callable[..., Act], root: Path) -> tuple[Act, Lease]:
     act = make_act(local)
     lease = Lease(local, PurePosixPath(root), Holder("me", "now", "deploy dev", ""), ttl=60)
     lease.acquire()
-    act.hold(lease)
-    act.number, act.begun = 2, True
-    act.mark("begin")
+    act.lead.hold(lease)
+    act.number, act.lead.begun = 2, True
+    act.lead.mark("begin")
     return act, lease
 
 
@@ -212,12 +216,12 @@ def test_without_the_lease_nothing_is_undone(make_act: Callable[..., Act], tmp_p
     act, lease = leased(make_act, root)
     log: list[str] = []
 
-    def lose(act: Act) -> None:
+    def lose(part: Part) -> None:
         text = (root / "lock").read_text()
         (root / "lock").write_text(text.replace(lease.token, "theirs"))
 
     with pytest.raises(Failure, match="the lock was lost"):
-        run(act, Note("a", log, during=lose), Note("b", log, during=lambda act: act.mark("b")))
+        run(act, Note("a", log, during=lose), Note("b", log, during=lambda part: part.mark("b")))
     assert log == ["do a"]
     assert "theirs" in (root / "lock").read_text()
 
@@ -230,7 +234,7 @@ def test_a_lease_that_nobody_else_took_is_taken_again_to_undo(
     act, lease = leased(make_act, root)
     log: list[str] = []
 
-    def lose(act: Act) -> None:
+    def lose(part: Part) -> None:
         (root / "lock").unlink()
 
     with pytest.raises(Failure, match="the lock was lost"):
@@ -248,7 +252,7 @@ def test_a_deployment_that_others_mended_is_left_alone(
     act, _ = leased(make_act, root)
     log: list[str] = []
 
-    def lose(act: Act) -> None:
+    def lose(part: Part) -> None:
         (root / "lock").unlink()
         (root / "in-progress.json").unlink()
 

@@ -1,0 +1,109 @@
+"""From SQLite to PostgreSQL: the messages come along, or nothing happens."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+
+from chatservice.client import ChatClient
+from opskit.deployments import Outcome
+from opskit.failure import Failure, Misuse
+from opskit.tokens import issue
+from tests.opskit.conftest import SiteFactory
+from tests.opskit.deploy import dying
+from tests.opskit.site import Site
+from tests.postgres_server import PostgresServer
+
+
+@pytest.fixture
+def site(site_factory: SiteFactory, postgres_server: PostgresServer) -> Site:
+    """v1 serves from SQLite, with five messages; environments.yaml asks for PostgreSQL."""
+    site = site_factory()
+    site.deploy()
+    asyncio.run(say(site, *"abcde"))
+    dsn = site.directory / "dsn"
+    dsn.write_text(postgres_server.database())
+    dsn.chmod(0o600)
+    site.secrets["database_url"] = "file:dsn"
+    site.configure(store={"kind": "postgres"})
+    return site
+
+
+def client(site: Site) -> ChatClient:
+    token = issue(site.environment, workspaces=["team"], user="ada", name="Ada", ttl="1h").token
+    return ChatClient(site.environment.ws_url, workspace="team", token=token)
+
+
+async def say(site: Site, *texts: str) -> list[int]:
+    """Say something; gives the numbers that it got."""
+    async with client(site) as ada:
+        return [(await ada.send(text)).seq for text in texts]
+
+
+async def epoch(site: Site) -> str:
+    async with client(site) as ada:
+        return ada.epoch
+
+
+def test_the_messages_move_and_the_numbers_go_on(site: Site) -> None:
+    """All counted and compared; the next message has the next number, in a new epoch."""
+    before = asyncio.run(epoch(site))
+    act = site.deploy(move=True)
+    moved = next(event.text for event in site.events if event.step == "move" and event.text)
+    assert moved == "5 messages and 1 cursors of 1 workspaces copied and compared"
+    assert asyncio.run(epoch(site)) != before, "clients are told to reload"
+    assert asyncio.run(say(site, "f")) == [6]
+    assert act.name == "v2"
+    assert site.deploy().unchanged
+
+
+@pytest.mark.parametrize("choice", ["neither", "leave"])
+def test_messages_are_left_behind_only_when_that_is_said(site: Site, choice: str) -> None:
+    """A change of the store alone is refused, with both commands; left, they start again at 1."""
+    if choice == "neither":
+        with pytest.raises(Misuse, match="the store changes from sqlite to postgres") as caught:
+            site.deploy()
+        assert "--move-data" in caught.value.hint
+        assert any("--leave-data" in line for line in caught.value.lines)
+        assert site.serving == "v1"
+        return
+    site.deploy(leave=True)
+    assert asyncio.run(say(site, "f")) == [1]
+
+
+def test_a_release_that_fails_after_the_move_is_undone_onto_the_old_store(site: Site) -> None:
+    """Nothing was taken out of SQLite: v1 serves it again, all there."""
+    site.edit("routes.py", '"/healthz"', '"/unhealthz"')
+    with pytest.raises(Failure, match=r"failed .* smoke checks"):
+        site.deploy(move=True)
+    assert site.serving == "v1"
+    assert asyncio.run(say(site, "f")) == [6]
+    assert [one.result for one in site.record.deployments] == [Outcome.GOOD, Outcome.UNDONE]
+
+
+def test_a_copy_that_is_refused_puts_the_service_back(site: Site) -> None:
+    """Where the new store is not empty, the copy is refused and v1 serves on its own."""
+    site.deploy(move=True)
+    site.rollback(1)
+    asyncio.run(say(site, "f"))
+    site.change("again")
+    with pytest.raises(Failure, match=r"not empty|is there already|holds") as caught:
+        site.deploy(move=True)
+    assert caught.value.status == 1
+    assert site.serving == "v1"
+    assert asyncio.run(say(site, "g")) == [7]
+
+
+def test_an_opskit_killed_after_the_copy_is_mended_onto_the_old_store(site: Site) -> None:
+    """The service was stopped when opskit died; the next command brings v1 back."""
+    argv = [sys.executable, dying.__file__, str(site.file), str(site.layers), "move", "link"]
+    died = subprocess.run(argv, env=site.environ, capture_output=True, text=True, check=False)
+    assert "killed before: point" in died.stdout, died.stdout + died.stderr
+    assert site.serving is None
+    site.let_the_lease_end()
+    site.rollback()
+    assert site.serving == "v1"
+    assert asyncio.run(say(site, "f")) == [6]

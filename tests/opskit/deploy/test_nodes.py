@@ -1,0 +1,214 @@
+"""Several nodes on this machine, over one PostgreSQL: deployed, rolled and put back together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from opskit.deploy.plan import Kind
+from opskit.deployments import Outcome
+from opskit.failure import Failure
+from opskit.status import look
+from opskit.target import Target
+from tests.opskit.conftest import SiteFactory
+from tests.opskit.deploy import dying
+from tests.opskit.site import Site, get, let_the_lease_end, watched_port
+from tests.postgres_server import PostgresServer
+
+
+@pytest.fixture
+def site(site_factory: SiteFactory, postgres_server: PostgresServer) -> Site:
+    """Two nodes; nothing is deployed yet."""
+    site = site_factory(
+        nodes=2,
+        settings={"store": {"kind": "postgres"}},
+        secrets={"jwt_secret": "generate", "database_url": "file:dsn"},
+    )
+    dsn = site.directory / "dsn"
+    dsn.write_text(postgres_server.database())
+    dsn.chmod(0o600)
+    return site
+
+
+def versions(site: Site) -> list[dict[str, object]]:
+    """Give what each node that answers says of itself."""
+    answers = [get(node.address[1], "/version") for node in site.fleet.nodes]
+    return [json.loads(answer[1]) for answer in answers if answer]
+
+
+def serving(site: Site) -> list[object]:
+    return [version["release"] for version in versions(site)]
+
+
+def outcomes(node: Target) -> list[tuple[int | None, Outcome]]:
+    return [(one.release, one.result) for one in node.record().deployments]
+
+
+def test_nodes_are_rolled_one_after_the_other(site: Site) -> None:
+    """Deploy, deploy, roll back: no node goes unanswered, and the users are spread over both."""
+    first = site.deploy(smoke=True)
+    assert first.report is not None
+    assert first.report.ok, first.report.table()
+    assert serving(site) == ["v1", "v1"]
+    site.change("two")
+    with ExitStack() as stack:
+        ports = [node.address[1] for node in site.fleet.nodes]
+        unanswered = [stack.enter_context(watched_port(port)) for port in ports]
+        site.deploy()
+        assert serving(site) == ["v2", "v2"]
+        switched = [(one.kind, one.node) for one in site.events if one.step == "switch"]
+        assert switched == [
+            (Kind.STARTED, "node 1"),
+            (Kind.DONE, "node 1"),
+            (Kind.STARTED, "node 2"),
+            (Kind.DONE, "node 2"),
+        ]
+        assert site.rollback().number == 1
+        assert serving(site) == ["v1", "v1"]
+        assert [seen() for seen in unanswered] == [[], []]
+    for node in site.fleet.nodes:
+        assert outcomes(node) == [(1, Outcome.GOOD), (2, Outcome.GOOD), (1, Outcome.GOOD)]
+    status = look(site.fleet)
+    assert (status.ok, status.trouble) == (True, ("", ""))
+
+
+def test_what_fails_on_the_second_node_is_undone_on_both(site: Site) -> None:
+    """The first had switched already; it serves the old release again, and so says the record."""
+    site.deploy()
+    before = versions(site)
+    site.change("two")
+    second = site.fleet.nodes[1]
+    in_its_way = second.root / "releases" / "v2"
+    # What is switched to on the second node does not start: its code is damaged after the check.
+    operation = site.prepare()
+    plain = operation.act.parts[1].target.supervisor
+
+    class Damaging(type(plain)):  # type: ignore[misc]
+        def start(self, executor, number, *, take_over=True):  # type: ignore[no-untyped-def]
+            if number == 2:
+                file = f"{in_its_way}/run.py"
+                with open(file, "w", encoding="utf-8") as stream:
+                    stream.write("raise SystemExit('chatservice: damaged')\n")
+            return super().start(executor, number, take_over=take_over)
+
+    part = operation.act.parts[1]
+    object.__setattr__(part.target, "supervisor", Damaging(part.target.layout, part.target.python))
+    with pytest.raises(Failure, match=r"node 2: v2 ended while it was starting") as caught:
+        site._run(operation, False)
+    assert caught.value.status == 1
+    assert any("damaged" in line for line in caught.value.lines)
+    assert serving(site) == ["v1", "v1"]
+    assert versions(site)[1] == before[1], "the second node was not touched"
+    for node in site.fleet.nodes:
+        assert outcomes(node) == [(1, Outcome.GOOD), (2, Outcome.UNDONE)]
+    assert site.deploy().number == 3
+    assert serving(site) == ["v3", "v3"]
+
+
+@pytest.mark.parametrize("last", ["start", "append-line"])
+def test_an_opskit_killed_in_the_middle_of_a_roll_is_mended_after(site: Site, last: str) -> None:
+    """Before it starts the first node anew, and before it records: the next deploy repairs."""
+    site.deploy()
+    site.change("two")
+    argv = [sys.executable, dying.__file__, str(site.file), str(site.layers), "deploy", last]
+    died = subprocess.run(argv, env=site.environ, capture_output=True, text=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stdout + died.stderr
+    assert len(serving(site)) == 2
+    for node in site.fleet.nodes:
+        let_the_lease_end(Path(node.root))
+    site.deploy()
+    assert serving(site) == ["v3", "v3"]
+    for node in site.fleet.nodes:
+        assert outcomes(node)[-1] == (3, Outcome.GOOD)
+        assert not os.path.exists(node.layout.in_progress)
+
+
+def test_a_node_recorded_before_opskit_died_completes_the_others(site: Site) -> None:
+    """Once one node has recorded it, it counts: the others are completed and not undone."""
+    site.deploy()
+    site.change("two")
+    operation = site.prepare()
+    second = operation.act.parts[1]
+
+    def die(step: str) -> None:
+        raise KeyboardInterrupt
+
+    steps = [step for step in operation.steps if step.name not in ("prune", "unlock")]
+    record = next(step for step in steps if step.name == "record")
+    plain = record.apply
+
+    def first_only(part):  # type: ignore[no-untyped-def]
+        return plain(part) if part is not second else ""
+
+    record.apply = first_only  # type: ignore[method-assign]
+    object.__setattr__(operation, "steps", steps)
+    site._run(operation, False)
+    for part in operation.act.parts:
+        assert part.lease is not None
+        part.lease.release()
+    assert [len(outcomes(node)) for node in site.fleet.nodes] == [2, 1]
+    assert site.deploy().unchanged
+    assert serving(site) == ["v2", "v2"]
+    for node in site.fleet.nodes:
+        assert outcomes(node) == [(1, Outcome.GOOD), (2, Outcome.GOOD)]
+        assert not os.path.exists(node.layout.in_progress)
+
+
+def test_nodes_are_added_and_taken_away(site: Site) -> None:
+    """A third node gets the release that serves; one too many is ended and removed."""
+    site.nodes = 1
+    site.configure()
+    site.deploy()
+    [first] = versions(site)
+    site.nodes = 2
+    site.configure()
+    act = site.deploy()
+    assert (act.number, act.unchanged) == (1, False)
+    assert serving(site) == ["v1", "v1"]
+    assert versions(site)[0] == first, "the first node was not touched"
+    assert act.parts[0].unchanged
+    gone = site.fleet.nodes[1]
+    site.nodes = 1
+    site.configure()
+    site.change("two")
+    site.deploy()
+    assert serving(site) == ["v2"]
+    assert get(gone.address[1], "/healthz") is None
+    assert not os.path.exists(gone.root)
+
+
+def test_whoever_locks_the_first_node_gets_all(site: Site) -> None:
+    """Of four deploys that begin together one gets both nodes, and the others name its holder."""
+    site.deploy()
+    site.change("two")
+    argv = [sys.executable, "-m", "opskit", "--environments", str(site.file), "deploy", "dev"]
+    running = [
+        subprocess.Popen(
+            [*argv, "--json"],
+            env=site.environ,
+            cwd=site.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    reports = [json.loads(process.communicate(timeout=120)[0]) for process in running]
+    errors = sorted(str(report.get("error", "")) for report in reports)
+    failed = [
+        (check["name"], check["detail"])
+        for report in reports
+        for check in (report.get("smoke") or {}).get("results", [])
+        if check["verdict"] == "failed"
+    ]
+    assert [process.returncode for process in running].count(0) == 1, (errors, failed)
+    assert errors[0] == ""
+    assert all("holds the lock since" in error for error in errors[1:]), errors
+    assert serving(site) == ["v2", "v2"]
