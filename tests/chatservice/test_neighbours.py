@@ -1,0 +1,240 @@
+"""What other nodes say gets into the rooms of this one, whatever is read meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence, Set
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from chatservice.actions import Announce, Fetch, Recount
+from chatservice.cluster import Committed, Here, Listener, Typed, Word
+from chatservice.connection import Connection
+from chatservice.fanout import LiveRoom
+from chatservice.metrics import Metrics
+from chatservice.neighbours import Neighbours
+from chatservice.room import Room, Rules
+from chatservice.store import StoreError, StoreErrorKind, WorkspaceState
+
+T = TypeVar("T")
+
+AWAY = StoreError(StoreErrorKind.IO, "away")
+
+
+class ScriptedBus:
+    """A bus whose answers come when, and as, the test says; keeps what is told."""
+
+    node = "n1"
+
+    def __init__(self) -> None:
+        self.words: list[Word] = []
+        self.others: Set[str] = {"n2", "n3"}
+        self.present_now: list[tuple[str, str, str]] = []
+        self.presence_now: set[tuple[str, str]] = set()
+        self.newest_now: dict[str, tuple[str, int]] = {}
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.fails = False
+        self.calls: list[str] = []
+
+    async def start(self, listener: Listener) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.calls.append("close")
+
+    def tell(self, word: Word) -> None:
+        self.words.append(word)
+
+    async def told(self) -> None:
+        self.calls.append("told")
+
+    async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
+        return self._answer("newest", self.newest_now)
+
+    async def present(self, workspace: str) -> list[tuple[str, str, str]]:
+        return self._answer("present", list(self.present_now))
+
+    async def presence_of(self, node: str) -> set[tuple[str, str]]:
+        return self._answer("presence_of", set(self.presence_now))
+
+    def _answer(self, call: str, answer: T) -> T:
+        self.calls.append(call)
+        self.meanwhile()
+        if self.fails:
+            raise AWAY
+        return answer
+
+
+class Stage:
+    """One live room without members, the bus, and what the room asked for."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.bus = ScriptedBus()
+        self.state = WorkspaceState("epoch", 5, 0)
+        self.asked: list[Fetch | Recount] = []
+        self.replaced: list[str] = []
+        self.watched = 0
+        rules = Rules(presence_grace=1.0, text_limit=100, heartbeat=25.0)
+        self.live = LiveRoom(
+            Room[Connection]("w", self.state, rules),
+            metrics=Metrics(release="v1", commit="c", state_dir=state_dir),
+            defer=lambda call: None,
+            store=lambda live, action: None,
+            read=lambda live, action: self.asked.append(action),
+            announce=self._announce,
+        )
+        self.neighbours = Neighbours(
+            self.bus,
+            live_rooms=lambda: [self.live],
+            find=lambda workspace: self.live if workspace == "w" else None,
+            watch=self._watch,
+            state=self._state,
+            replaced=lambda live: self.replaced.append(live.room.workspace),
+        )
+
+    def _announce(self, live: LiveRoom, action: Announce) -> None:
+        pass
+
+    def _watch(self, live: LiveRoom) -> None:
+        self.watched += 1
+
+    async def _state(self, workspace: str) -> WorkspaceState:
+        self.bus.calls.append("state")
+        return self.state
+
+    @property
+    def remote(self) -> set[tuple[str, str]]:
+        return self.live.room.remote_users()
+
+    async def settled(self) -> None:
+        """Let what was begun in the background come to its end."""
+        async with asyncio.timeout(10):
+            while self.neighbours._tasks:
+                await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> Stage:
+    return Stage(tmp_path)
+
+
+async def test_a_wake_up_makes_the_room_fetch_what_it_lacks(stage: Stage) -> None:
+    stage.neighbours.heard("n2", [Committed("w", 8), Committed("elsewhere", 9)])
+    assert stage.asked == [Fetch(5, 8)]
+
+
+async def test_users_of_other_nodes_come_and_go(stage: Stage) -> None:
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True), Typed("w", "bob")])
+    assert stage.remote == {("n2", "bob")}
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", False)])
+    assert stage.remote == set()
+
+
+async def test_the_users_of_a_dead_node_are_let_go_and_the_room_is_watched(stage: Stage) -> None:
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    stage.neighbours.heard("n3", [Here("w", "cat", "Cat", True)])
+    stage.neighbours.node_gone("n2")
+    assert stage.remote == {("n3", "cat")}
+    assert stage.watched == 1
+
+
+async def test_a_new_room_prefers_what_was_heard_to_what_was_read(stage: Stage) -> None:
+    """The one who was read as present has said goodbye while that was read."""
+    stage.bus.present_now = [("n2", "bob", "Bob"), ("n3", "cat", "Cat")]
+    with stage.neighbours.listening("w") as heard:
+        stage.bus.meanwhile = lambda: heard.append(("n2", Here("w", "bob", "Bob", False)))
+        await stage.neighbours.introduce(stage.live, heard)
+    assert stage.remote == {("n3", "cat")}
+
+
+async def test_what_is_heard_after_listening_is_not_kept(stage: Stage) -> None:
+    with stage.neighbours.listening("w") as first, stage.neighbours.listening("w") as second:
+        stage.neighbours.heard("n2", [Typed("w", "bob")])
+    stage.neighbours.heard("n2", [Typed("w", "cat")])
+    assert first == second == [("n2", Typed("w", "bob"))]
+
+
+async def test_comparing_forgets_whom_living_nodes_no_longer_have(stage: Stage) -> None:
+    """Those of a node that does not live are left to its lease, which gives them time."""
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    stage.neighbours.heard("dead", [Here("w", "dan", "Dan", True)])
+    stage.bus.present_now = [("n3", "cat", "Cat")]
+    stage.state = WorkspaceState("epoch", 9, 0)
+    stage.neighbours.resync()
+    assert stage.bus.words == [Committed("w", 5)]
+    await stage.settled()
+    assert stage.remote == {("dead", "dan"), ("n3", "cat")}
+    assert stage.asked == [Fetch(5, 9)]
+
+
+async def test_a_room_of_another_history_is_sent_away_at_once(stage: Stage) -> None:
+    """Reading the state opens the workspace: nothing may be awaited between that and the verdict.
+
+    Whatever the room still sends would otherwise be stored in a history that is not its own.
+    """
+    stage.state = WorkspaceState("another", 3, 0)
+    stage.neighbours.resync()
+    await stage.settled()
+    assert stage.bus.calls == ["present", "state"]
+    assert stage.replaced == ["w"]
+    assert stage.asked == []
+
+
+async def test_a_bus_that_is_lost_while_comparing_changes_nothing(stage: Stage) -> None:
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    stage.bus.fails = True
+    stage.neighbours.resync()
+    stage.neighbours.anew("n2")
+    await stage.settled()
+    assert stage.remote == {("n2", "bob")}
+    assert stage.replaced == []
+
+
+async def test_a_node_that_begins_anew_loses_whom_it_does_not_have(stage: Stage) -> None:
+    """But not whom it announces while that is being read."""
+    for user in ("bob", "cat"):
+        stage.neighbours.heard("n2", [Here("w", user, user, True)])
+    stage.neighbours.heard("n3", [Here("w", "bob", "bob", True)])
+    stage.bus.meanwhile = lambda: stage.neighbours.heard("n2", [Here("w", "dan", "dan", True)])
+    stage.bus.presence_now = {("w", "cat"), ("elsewhere", "bob")}
+    stage.neighbours.anew("n2")
+    await stage.settled()
+    assert stage.remote == {("n2", "cat"), ("n2", "dan"), ("n3", "bob")}
+
+
+async def test_a_frozen_node_changes_no_room_and_catches_up_when_it_thaws(stage: Stage) -> None:
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    stage.neighbours.freeze()
+    stage.neighbours.heard("n3", [Committed("w", 9), Here("w", "cat", "Cat", True)])
+    stage.neighbours.node_gone("n2")
+    assert (stage.asked, stage.remote) == ([], {("n2", "bob")})
+    stage.bus.present_now = [("n3", "cat", "Cat")]
+    stage.state = WorkspaceState("epoch", 9, 0)
+    stage.neighbours.thaw()
+    await stage.settled()
+    assert (stage.asked, stage.remote) == ([Fetch(5, 9)], {("n3", "cat")})
+
+
+@pytest.mark.parametrize(
+    ("newest", "asked", "replaced"),
+    [(("epoch", 7), [Fetch(5, 7)], []), (("another", 7), [], ["w"]), (("epoch", 5), [], [])],
+)
+async def test_numbers_are_read_again_for_words_that_were_never_said(
+    stage: Stage,
+    monkeypatch: pytest.MonkeyPatch,
+    newest: tuple[str, int],
+    asked: list[Fetch],
+    replaced: list[str],
+) -> None:
+    monkeypatch.setattr("chatservice.neighbours.TAIL_SECONDS", 0.001)
+    stage.bus.newest_now = {"w": newest, "dropped meanwhile": newest}
+    looked = asyncio.Event()
+    stage.bus.meanwhile = lambda: looked.set() if len(stage.bus.calls) > 1 else None
+    await stage.neighbours.start()
+    async with asyncio.timeout(10):
+        await looked.wait()
+    await stage.neighbours.close()
+    assert stage.asked == asked
+    assert set(stage.replaced) == set(replaced)
