@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +13,12 @@ from opskit.failure import Failure
 from opskit.render import TEMPLATES
 
 DASHBOARDS: Final = TEMPLATES / "grafana" / "dashboards"
+
+
+@cache
+def _parsed(text: str) -> dict[str, Any]:
+    dashboard: dict[str, Any] = json.loads(text)
+    return dashboard
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Panels:
     def dashboards(self) -> Iterator[dict[str, Any]]:
         """Give each dashboard."""
         for text in self.files.values():
-            yield json.loads(text)
+            yield _parsed(text)
 
     def number(self, dashboard: str, title: str, *, wanted_by: str) -> int:
         """Give the number of a panel.

@@ -15,6 +15,7 @@ import yaml
 
 from opskit.failure import Failure
 
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 SEVERITIES: Final = ("critical", "warning", "none")
 CATEGORIES: Final = (
     "availability", "errors", "latency", "deployment", "connections", "rooms", "storage",
@@ -26,7 +27,7 @@ SECTIONS: Final = ("Symptom", "How to look", "How to mend")
 
 def alerts(text: str) -> list[dict[str, Any]]:
     """Give the alerts of a rules file."""
-    groups = yaml.safe_load(text)["groups"]
+    groups = yaml.load(text, Loader=_LOADER)["groups"]  # noqa: S506 - the safe one, in C
     return [rule for group in groups for rule in group["rules"] if "alert" in rule]
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from opskit.environment import Environment, load_environments
 from opskit.monitoring_file import Alerts
@@ -51,13 +50,12 @@ def promtool(place: Path, cases: Sequence[Case], thresholds: Mapping[str, Any]) 
     """Run cases of one interval; gives what promtool has to complain of."""
     recording, alerts = rendered(place, json.dumps(thresholds))
     (place / "recording.yml").write_text(recording, encoding="utf-8")
-    tree = yaml.safe_load(alerts)
-    for rule in (rule for group in tree["groups"] for rule in group["rules"]):
+    listed = rules.alerts(alerts)
+    for rule in listed:
         del rule["annotations"]  # they name thresholds, and would have to be repeated here
+    tree = {"groups": [{"name": "alerts", "rules": listed}]}
     (place / "alerts.yml").write_text(json.dumps(tree), encoding="utf-8")
-    told = {
-        (rule["alert"], rule["labels"].get("signal", "")): rule for rule in rules.alerts(alerts)
-    }
+    told = {(rule["alert"], rule["labels"].get("signal", "")): rule for rule in listed}
     [interval] = {f"{case.interval}m" for case in cases}
     tests = [
         {
@@ -75,7 +73,11 @@ def promtool(place: Path, cases: Sequence[Case], thresholds: Mapping[str, Any]) 
         for case in cases
     ]
     file = place / "test.yml"
-    whole = {"rule_files": ["recording.yml", "alerts.yml"], "evaluation_interval": interval}
+    whole = {
+        "rule_files": ["recording.yml", "alerts.yml"],
+        "evaluation_interval": interval,
+        "group_eval_order": ["chat-recorded", "alerts"],
+    }
     file.write_text(json.dumps({**whole, "tests": tests}), encoding="utf-8")
     done = subprocess.run(
         ["promtool", "test", "rules", str(file)], capture_output=True, text=True, check=False
@@ -134,7 +136,7 @@ def test_with_another_threshold_it_does_not(place: Path, case: Case) -> None:
 
 def test_the_annotations_are_filled_in(place: Path) -> None:
     """Prometheus' own templates within them are valid, and say what they mean to."""
-    alerts = yaml.safe_load(rendered(place, '{"error_ratio": 0.07}')[1])
-    told = {rule["alert"]: rule for group in alerts["groups"] for rule in group["rules"]}
+    alerts = rules.alerts(rendered(place, '{"error_ratio": 0.07}')[1])
+    told = {rule["alert"]: rule for rule in alerts}
     assert told["ChatErrorRatio"]["annotations"]["description"].endswith("tolerated are 7 %.")
     assert told["ChatDown"]["annotations"]["runbook_url"] == "docs/runbooks/ChatDown.md"
