@@ -290,6 +290,8 @@ class Host:
             f"--directory={self.root}", f"--network-bridge={self.network.bridge}",
             "--register=no", "--keep-unit", "--settings=no", "--link-journal=no",
             "--resolv-conf=off", "--timezone=off", "--console=read-only",
+            # As systemd has it on a machine of its own, whatever this one allows its shells.
+            "--rlimit=RLIMIT_NOFILE=1024:524288",
         )  # fmt: skip
 
     def _mount(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import resource
 import ssl
 import urllib.error
 import urllib.request
@@ -127,12 +128,13 @@ def test_a_unit_without_a_release_does_not_fail(ready: Ready) -> None:
 
 
 STAND_IN = """\
-import http.server, json, pathlib, os, socket, sys
+import http.server, json, pathlib, os, resource, socket
 with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
     notify.connect(os.environ["NOTIFY_SOCKET"])
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 8765), None)
     pathlib.Path("/opt/chat/state/written").write_text("by the service")
     secret = pathlib.Path("/opt/chat/secrets/jwt_secret").read_text()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     refused = []
     for path in ("/opt/chat/releases/new", "/etc/new", "/opt/chat/secrets/new"):
         try:
@@ -141,7 +143,8 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
             refused.append(path)
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
-            body = json.dumps({"secret": secret, "refused": refused, "user": os.getuid()}).encode()
+            said = {"secret": secret, "refused": refused, "user": os.getuid(), "limit": limit}
+            body = json.dumps(said).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -184,10 +187,12 @@ def get(ready: Ready, path: str, **headers: str) -> tuple[int, str]:
 def test_what_the_unit_runs_is_served_over_https_and_confined(serving: Ready) -> None:
     status, body = get(serving, "/anything")
     uid = serving.host.text("id", "-u", "chat").strip()
+    # What the unit asks for, unless this machine lets nobody have as many.
+    limit = min(43024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     assert (status, body) == (
         200,
         '{"secret": "the secret", "refused": ["/opt/chat/releases/new", "/etc/new", '
-        f'"/opt/chat/secrets/new"], "user": {uid}}}',
+        f'"/opt/chat/secrets/new"], "user": {uid}, "limit": {limit}}}',
     )
     assert serving.host.text("cat", "/opt/chat/state/written") == "by the service"
 
