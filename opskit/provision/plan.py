@@ -56,7 +56,7 @@ def changes(environment: Environment, host: str, seen: Seen) -> list[Change]:
         raise Failure(
             f"{host}: runs {seen.system or 'an unknown system'}; provisioning needs Debian",
             hint="install Debian 12 or newer there, or set the host up yourself: "
-            "docs/operations.md says what it needs",
+            "docs/hosts.md says what it needs",
         )
     return [change for step in STEPS for change in step(environment, host, seen)]
 
