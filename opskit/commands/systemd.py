@@ -110,5 +110,6 @@ def follow(unit: str, *, after: str, lines: int | None, since: float, keep: bool
 
 def as_user(command: Command, user: str) -> Command:
     """Run a command as another user, in its own group, with nothing of root's environment."""
-    argv = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *command.argv)
+    drop = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env")
+    argv = (*drop, *command.argv)
     return replace(command, argv=argv)
