@@ -210,14 +210,10 @@ CHECKS: tuple[Check, ...] = (
 # --- looking ----------------------------------------------------------------------------------
 
 
-def inspect(executor: Executor, environment: Environment, *, host: str = "") -> list[Verdict]:
-    """Look at a host and give every verdict; one that cannot be reached is a verdict, too.
+def inspect(executor: Executor, environment: Environment) -> list[Verdict]:
+    """Look at a host over SSH and give every verdict; one out of reach is a verdict, too."""
+    from opskit.ssh_connection import Address  # here: it takes long to load
 
-    Args:
-        executor: what runs commands there.
-        environment: what the host shall be ready for.
-        host: its name or address, as clients could reach it; `executor.host` by default.
-    """
     command = inspection.inspect(
         rendering.python_of(environment), proxy_ports_of(environment), stores_of(environment)
     )
@@ -229,7 +225,7 @@ def inspect(executor: Executor, environment: Environment, *, host: str = "") -> 
     facts = parse_facts(said, before=before, after=time.time())
     found = [Verdict("reachable", True, "its key is known, and commands run as root")]
     found += [check(environment, facts) for check in CHECKS]
-    [outcome] = planned([Node(host or executor.host, executor, environment)])
+    [outcome] = planned([Node(Address.parse(executor.host).host, executor, environment)])
     return [*found, provisioned(environment, outcome.changes, outcome.failure)]
 
 
@@ -248,17 +244,14 @@ def provisioned(
     )
 
 
-def inspect_address(environment: Environment, hosts: Sequence[str]) -> list[Verdict]:
-    """Look at the address that clients use: whether its name leads anywhere, and its certificate.
-
-    Args:
-        environment: what is looked at.
-        hosts: names or addresses of its hosts.
-    """
+def inspect_address(environment: Environment) -> list[Verdict]:
+    """Look at the address that clients use: where its name leads, and its certificate."""
     from opskit.observe.probe import certificate_expiry
+    from opskit.ssh_connection import Address
 
     url = urlsplit(environment.base_url)
     name = url.hostname or ""
+    hosts = [Address.parse(host).host for host in environment.hosts]
     found = [domain(environment, name, _resolve(name), {one: _resolve(one) for one in hosts})]
     if url.scheme == "https" and found[0].ok:
         expiry = certificate_expiry(environment.base_url)

@@ -9,6 +9,7 @@ from opskit.environment import Environment
 from opskit.facts import Facts
 from opskit.failure import Failure
 from opskit.fleet import Fleet
+from opskit.host_checks import inspect, inspect_address
 from opskit.layout import release_name
 from opskit.problems import ConfigError
 from opskit.secrets import Source, resolve
@@ -21,15 +22,24 @@ def examine(fleet: Fleet) -> list[Verdict]:
     found = []
     for node, verdicts_there in zip(fleet.nodes, fleet.each(_examine), strict=True):
         found += [replace(one, node=node.name if several else "") for one in verdicts_there]
+    if fleet.environment.target == "ssh":
+        found += inspect_address(fleet.environment)
     return found + _secrets(fleet.environment)
 
 
 def _examine(node: Target) -> list[Verdict]:
+    found: list[Verdict] = []
+    if node.environment.target == "ssh":
+        found = inspect(node.executor, node.environment)
+        # Nothing more can be seen of a host out of reach, or without the Python that looks.
+        if any(not one.ok and one.name in ("reachable", "interpreter") for one in found):
+            return found
+        found = [one for one in found if one.name != "interpreter"]  # `python` says it again
     try:
         facts = node.survey()
     except Failure as failure:
-        return [Verdict("reach", False, str(failure), failure.hint)]
-    return [*verdicts(node.environment, facts), _store(node, facts)]
+        return [*found, Verdict("reach", False, str(failure), failure.hint)]
+    return [*found, *verdicts(node.environment, facts), _store(node, facts)]
 
 
 def _secrets(environment: Environment) -> list[Verdict]:

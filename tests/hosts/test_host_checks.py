@@ -80,7 +80,7 @@ def test_a_host_that_is_ready_passes_every_check(place: Place) -> None:
         "store server", "provisioned",
     ]  # fmt: skip
     assert found["store server"].detail == f"{place.host.address}:22 answers"
-    [domain, certificate] = inspect_address(place.environment, [place.host.address])
+    [domain, certificate] = inspect_address(place.environment)
     assert (domain.ok, certificate.ok) == (True, True)
     assert certificate.detail.endswith("Caddy's own authority")
 
