@@ -169,6 +169,17 @@ async def test_comparing_forgets_whom_living_nodes_no_longer_have(stage: Stage) 
     assert stage.asked == [Fetch(5, 9)]
 
 
+async def test_who_leaves_while_a_room_is_compared_stays_away(stage: Stage) -> None:
+    """Their node said so after the table was read."""
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    stage.bus.present_now = [("n2", "bob", "Bob")]
+    gone = Here("w", "bob", "Bob", False)
+    stage.bus.meanwhile = lambda: stage.neighbours.heard("n2", [gone])
+    stage.neighbours.resync()
+    await stage.settled()
+    assert stage.remote == set()
+
+
 async def test_a_room_of_another_history_is_sent_away_at_once(stage: Stage) -> None:
     """Reading the state opens the workspace: nothing may be awaited between that and the verdict.
 

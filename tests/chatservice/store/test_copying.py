@@ -334,6 +334,9 @@ async def test_killed_half_way_it_leaves_nothing_and_can_be_run_again(
         while not await connection.fetchval(waiting):
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
+        async with connected(dsn) as node, node.transaction():  # whoever would write must wait
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await node.execute("LOCK TABLE workspaces IN ROW EXCLUSIVE MODE NOWAIT")
         process.kill()
         process.wait(30)
         await connection.execute("SELECT pg_advisory_unlock(7)")

@@ -327,6 +327,8 @@ async def test_a_database_whose_default_is_serializable_does_not_get_in_the_way(
         name = dsn.rpartition("/")[2]
         await other.execute(f"ALTER DATABASE {name} SET default_transaction_isolation=serializable")
     async with started(dsn) as one, started(dsn) as two:
+        used = await one._read(lambda connection: connection.fetchval("SHOW transaction_isolation"))
+        assert used == "read committed"
         await one.open("w")
         batches: list[list[Append]] = [messages.many(3) for _ in range(40)]
         done = await asyncio.gather(
