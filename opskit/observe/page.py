@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import jinja2
+from markupsafe import Markup, escape
 
 from opskit.durations import short
 from opskit.environment import Environment
@@ -34,7 +35,6 @@ POINTS: Final = 240
 """Points of a graph: as many as can be told apart on a page."""
 _COLUMN: Final = 58.0
 """Width of one of a dashboard's 24 columns in a drawing, which scales to any screen."""
-_LEGEND: Final = 8
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Drawn:
         columns: how wide it is, of 24.
         body: the drawing, or a number.
         colour: of a number.
-        legend: name, last and largest value of each series.
+        legend: colour, name, last and largest value of each series that is not always 0.
+        zero: the names of those that are.
         problem: what went wrong, when it could not be drawn.
     """
 
@@ -59,7 +60,8 @@ class Drawn:
     columns: int
     body: str = ""
     colour: str = ""
-    legend: tuple[tuple[str, str, str], ...] = ()
+    legend: tuple[tuple[str, str, str, str], ...] = ()
+    zero: tuple[str, ...] = ()
     problem: str = ""
 
 
@@ -84,7 +86,7 @@ def draw(environment: Environment, *, seconds: float, out: Path | None = None) -
     end = time.time()
     prometheus = Prometheus(url)
     try:
-        sections, frame = _sections(environment, prometheus, end - seconds, end)
+        sections, frame = _sections(environment, prometheus, end, seconds)
     finally:
         prometheus.close()
     text = _page(environment, sections, frame, seen.alerts, watchdog=seen.watchdog)
@@ -105,11 +107,12 @@ def _write(text: str, path: Path) -> Path:
 
 
 def _sections(
-    environment: Environment, prometheus: Prometheus, start: float, end: float
+    environment: Environment, prometheus: Prometheus, end: float, seconds: float
 ) -> tuple[list[Section], svg.Frame]:
     interval = environment.monitoring.scrape_interval
-    step = max(float(interval), (end - start) / POINTS)
+    step = max(float(interval), seconds / POINTS)
     end -= end % step  # so that a page drawn again a moment later shows the same points
+    start = end - seconds
     panels = Panels.load()
     fill = filler(environment.name, interval, step)
     boards = sorted(panels.dashboards(), key=lambda one: _ORDER.index(one["uid"]))
@@ -188,10 +191,9 @@ def _drawn(
         return Drawn(anchor, title, description, "stat", columns, body, colour)
     if not found:
         return Drawn(anchor, title, description, "chart", columns, problem="nothing to show yet")
-    return Drawn(
-        anchor, title, description, "chart", columns,
-        _chart(panel, found, frame), legend=tuple(_legend(panel, found)),
-    )  # fmt: skip
+    legend, zero = _legend(panel, found)
+    body = _chart(panel, found, frame)
+    return Drawn(anchor, title, description, "chart", columns, body, legend=legend, zero=zero)
 
 
 def _name(form: str, one: Series) -> str:
@@ -254,13 +256,33 @@ def _heat_unit(panel: Mapping[str, Any]) -> str:
     return str(panel["fieldConfig"]["defaults"].get("unit", "s"))
 
 
-def _legend(panel: Mapping[str, Any], found: Sequence[svg.Line]) -> Iterator[tuple[str, str, str]]:
+def _legend(
+    panel: Mapping[str, Any], found: Sequence[svg.Line]
+) -> tuple[tuple[tuple[str, str, str, str], ...], tuple[str, ...]]:
+    """Give what each series is called and was; those that are always 0 by their names alone."""
     if panel["type"] != "timeseries":
-        return
+        return (), ()
     unit = panel["fieldConfig"]["defaults"].get("unit", "none")
-    for one in found:
+    rows, zero = [], []
+    for index, one in enumerate(found):
         most = max(value for _, value in one.series.points)
-        yield one.name, shown(one.series.last, unit), shown(most, unit)
+        if most == 0 and len(found) > 1:
+            zero.append(one.name)
+        else:
+            last = one.series.last
+            rows.append((last, svg.colour(index), one.name, shown(last, unit), shown(most, unit)))
+    if len(rows) > _MANY:
+        rows.sort(key=lambda row: -row[0])
+    return tuple(row[1:] for row in rows), tuple(zero)
+
+
+_MANY: Final = 4
+"""Series from which on a legend is in the order of their values, and not of their names."""
+
+
+def _with_code(text: str) -> Markup:
+    """Escape a text, and set what is in backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped
 
 
 # --- the page ---------------------------------------------------------------------------------
@@ -281,7 +303,7 @@ def _page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.filters["colour"] = lambda index: f"var(--c{index % svg.COLOURS})"
+    templates.filters["code"] = _with_code
     return templates.get_template("dashboard/page.html.j2").render(
         environment=environment,
         sections=sections,
@@ -290,6 +312,5 @@ def _page(
         drawn=datetime.fromtimestamp(frame.end).astimezone().strftime("%d %b %Y, %H:%M %Z"),
         span=short(frame.end - frame.start),
         deployments=len(frame.deployments),
-        most=_LEGEND,
         age=lambda one: short(one.age),
     )

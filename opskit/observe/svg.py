@@ -38,6 +38,11 @@ class Frame:
     deployments: Sequence[float] = ()
 
 
+def colour(index: int) -> str:
+    """Give the colour of a chart's series, from 0."""
+    return f"var(--c{index % COLOURS})"
+
+
 @dataclass(frozen=True)
 class Line:
     """One series of a chart: its name for people, and its points."""
@@ -113,7 +118,7 @@ def _series(
     filled: bool,
     bars: bool,
 ) -> Iterable[str]:
-    colour = f"var(--c{index % COLOURS})"
+    paint = colour(index)
     beneath = base or {}
     if bars:
         wide = max(1.0, plot.x(plot.frame.start + plot.frame.step) - plot.left - 0.6)
@@ -122,20 +127,20 @@ def _series(
                 low, high = plot.y(beneath.get(at, 0.0)), plot.y(beneath.get(at, 0.0) + value)
                 yield (
                     f'<rect x="{plot.x(at) - wide / 2:.1f}" y="{high:.1f}" width="{wide:.1f}" '
-                    f'height="{max(0.0, low - high):.1f}" fill="{colour}" class="bar"/>'
+                    f'height="{max(0.0, low - high):.1f}" fill="{paint}" class="bar"/>'
                 )
         return
     for run in _runs(one.series.points, plot.frame.step):
         upper = [(plot.x(at), plot.y(value + beneath.get(at, 0.0))) for at, value in run]
         if len(upper) == 1:
-            yield f'<circle cx="{upper[0][0]:.1f}" cy="{upper[0][1]:.1f}" r="1.6" fill="{colour}"/>'
+            yield f'<circle cx="{upper[0][0]:.1f}" cy="{upper[0][1]:.1f}" r="1.6" fill="{paint}"/>'
             continue
         lower = [(plot.x(at), plot.y(beneath.get(at, 0.0))) for at, _ in reversed(run)]
         area = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*upper, *lower])
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in upper)
         kind = "area" if filled else "wash"
-        yield f'<polygon points="{area}" fill="{colour}" class="{kind}"/>'
-        yield f'<polyline points="{line}" stroke="{colour}" class="line"/>'
+        yield f'<polygon points="{area}" fill="{paint}" class="{kind}"/>'
+        yield f'<polyline points="{line}" stroke="{paint}" class="line"/>'
 
 
 def _runs(

@@ -73,7 +73,7 @@ def _trimmed(value: float, digits: int) -> str:
 def nice_top(value: float, unit: str) -> float:
     """Give the round number at or above a value where an axis may end."""
     if value <= 0 or not math.isfinite(value):
-        return 1.0
+        return {"percentunit": 0.01, "s": 0.001, "bytes": 1024.0}.get(unit, 1.0)
     bases: tuple[float, ...] = (1, 2, 2.5, 5, 10)
     each = 1.0
     if unit == "bytes":

@@ -55,9 +55,10 @@ def a_process_is_killed(world: World) -> None:
     for _ in range(6):
         if world.receiver.heard("ChatRestartLoop", "killed", "firing"):
             break
+        begun = time.time()
         service.kill()
         service.start()
-        seen = f'process_start_time_seconds{{environment="killed"}} > {time.time() - 3}'
+        seen = f'process_start_time_seconds{{environment="killed"}} > {begun - 0.5}'
         world.until(partial(world.watch.query, seen), "scraped again")
     world.firing("ChatRestartLoop", "killed", since)
     world.resolved("ChatRestartLoop", "killed", since)
