@@ -9,14 +9,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.hosts.image import CannotBuild
+from opskit.provision.run import nodes_of, provision
+from tests.hosts.image import DOWNLOADED, CannotBuild
 from tests.hosts.lab import Lab, why_not
 from tests.hosts.machine import Host
+from tests.hosts.site import HostSite
+from tests.postgres_server import PostgresServer
 
 NewHosts = Callable[..., list[Host]]
+HostSites = Callable[..., HostSite]
 
 
 @pytest.fixture(scope="session")
@@ -45,6 +50,19 @@ def host(lab: Lab) -> Host:
     return lab.boot()[0]
 
 
+@pytest.fixture(scope="session")
+def with_packages(lab: Lab) -> Path:
+    """A layer for `new_hosts` that holds every package which provisioning installs.
+
+    What takes long, apt, is done once; provisioning such a host takes a second.
+    """
+    [host] = lab.boot()
+    host.run("apt-get", "-qq", "update", timeout=300)
+    install = ("apt-get", "-qq", "install", "--yes", "--no-install-recommends", *DOWNLOADED)
+    host.run("env", "DEBIAN_FRONTEND=noninteractive", *install, timeout=600)
+    return lab.freeze(host)
+
+
 @pytest.fixture
 def new_hosts(lab: Lab) -> Iterator[NewHosts]:
     """Boot fresh hosts for one test: `new_hosts(3)`, `new_hosts(layers=[...])`.
@@ -63,6 +81,59 @@ def new_hosts(lab: Lab) -> Iterator[NewHosts]:
         if one in lab.hosts:
             print(f"--- journal of {one.name}\n{_last_words(one)}")
             lab.end(one)
+
+
+@pytest.fixture(scope="session")
+def layers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where built layers are kept, for all tests."""
+    return tmp_path_factory.mktemp("cache") / "opskit" / "layers"
+
+
+@pytest.fixture(scope="session")
+def provisioned(lab: Lab, tmp_path_factory: pytest.TempPathFactory, layers: Path) -> Path:
+    """What lies on the disk of a host that was made ready for `prod`, to boot more from."""
+    [host] = lab.boot()
+    site = HostSite(tmp_path_factory.mktemp("provisioned"), [host], layers)
+    outcomes = provision(nodes_of(site.environment))
+    assert [one.failure for one in outcomes] == [None]
+    return lab.freeze(host)
+
+
+@pytest.fixture
+def host_site(
+    new_hosts: NewHosts, provisioned: Path, tmp_path: Path, layers: Path, request: Any
+) -> HostSites:
+    """Make an environment `prod` on hosts of its own: `host_site()`, `host_site(3)`.
+
+    With more than one host its store is a PostgreSQL on this machine.
+    """
+
+    def make(count: int = 1, **options: Any) -> HostSite:
+        hosts = new_hosts(count, layers=(provisioned,))
+        site = HostSite(tmp_path / "site", hosts, layers, **options)
+        if count > 1:
+            server: PostgresServer = request.getfixturevalue("lab_postgres")
+            dsn = server.database().replace("127.0.0.1", hosts[0].network.gateway)
+            site.secret("database_url", dsn)
+            site.configure(store={"kind": "postgres"})
+        outcomes = provision(nodes_of(site.environment))  # the proxy answers to its own address
+        assert [one.failure for one in outcomes] == [None] * count
+        return site
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def lab_postgres(lab: Lab, postgres_server: PostgresServer, postgres_root: Path) -> Iterator[Any]:
+    """A server that the hosts reach, on this machine's address in their network."""
+    root = postgres_root / "lab"
+    server = PostgresServer(root, listen_addresses=f"127.0.0.1,{lab.network.gateway}")
+    server.create()
+    with (server.data / "pg_hba.conf").open("a") as file:
+        file.write(f"host all all {lab.network.gateway}/24 trust\n")
+    server.start()
+    yield server
+    server.stop()
 
 
 def _last_words(host: Host) -> str:
