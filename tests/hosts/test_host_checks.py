@@ -61,8 +61,10 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    [host] = lab.boot()
+def place(
+    lab: Lab, with_packages: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    [host] = lab.boot(layers=(with_packages,))
     environment = environment_of(host, tmp_path_factory.mktemp("site"))
     executor = executor_of(environment)
     [outcome] = provision([Node(host.address, executor, environment)])

@@ -136,7 +136,7 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
     secret = pathlib.Path("/opt/chat/secrets/jwt_secret").read_text()
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     refused = []
-    for path in ("/opt/chat/releases/new", "/etc/new", "/opt/chat/secrets/new"):
+    for path in ("/opt/chat/releases/new", "/srv/open/new", "/opt/chat/secrets/new"):
         try:
             pathlib.Path(path).write_text("")
         except OSError:
@@ -163,6 +163,8 @@ def serving(ready: Ready) -> Iterator[Ready]:
     host, unit = ready.host, ready.node.environment.unit
     release = "/opt/chat/releases/v1"
     host.run("mkdir", release)
+    # Anybody may write there, but for a service that is confined.
+    host.run("install", "-d", "-m777", "/srv/open")
     host.run("tee", f"{release}/run.py", stdin=STAND_IN.encode())
     host.run("install", "-m640", "-groot", "-gchat", "/dev/stdin", "/opt/chat/secrets/jwt_secret",
              stdin=b"the secret")  # fmt: skip
@@ -191,7 +193,7 @@ def test_what_the_unit_runs_is_served_over_https_and_confined(serving: Ready) ->
     limit = min(43024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     assert (status, body) == (
         200,
-        '{"secret": "the secret", "refused": ["/opt/chat/releases/new", "/etc/new", '
+        '{"secret": "the secret", "refused": ["/opt/chat/releases/new", "/srv/open/new", '
         f'"/opt/chat/secrets/new"], "user": {uid}, "limit": {limit}}}',
     )
     assert serving.host.text("cat", "/opt/chat/state/written") == "by the service"

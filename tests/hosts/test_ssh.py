@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from opskit import ssh_connection
-from opskit.commands import Command, script
+from opskit.commands import Command, remote, script
 from opskit.host_keys import HostKeyRefused
 from opskit.ssh import SshExecutor
 from opskit.ssh_connection import Address, CannotConnect, ConnectionLost, Login
@@ -52,11 +52,11 @@ def root(host: Host) -> Iterator[SshExecutor]:
         yield executor
 
 
-def until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = DEADLINE) -> None:
     """Wait for a condition."""
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"not within {DEADLINE:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
 
 
@@ -162,6 +162,27 @@ def test_bytes_that_are_not_utf8_come_through_a_stream(root: SshExecutor) -> Non
 # --- time -------------------------------------------------------------------------------------
 
 
+def failing(executor: SshExecutor, command: Command) -> None:
+    """Run a command that ends with its connection."""
+    with pytest.raises(ConnectionLost):
+        executor.run(command)
+
+
+def test_a_command_whose_opskit_is_gone_is_ended_by_the_host(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "_GRACE", 1.0)
+    with connected(host) as executor:
+        waiting = threading.Thread(
+            target=failing, args=(executor, sh("sleep 601 # orphan-marker", timeout=2))
+        )
+        waiting.start()
+        until(lambda: runs(host, "orphan-marker"), "it runs")
+        host.run("pkill", "-KILL", "-f", "^sshd: root")
+        waiting.join(DEADLINE)
+        until(lambda: not runs(host, "orphan-marker"), "the host ends it")
+
+
 @pytest.mark.parametrize("user", ["root", "ops"])
 def test_a_command_that_takes_too_long_is_killed_with_its_children(host: Host, user: str) -> None:
     marker = f"timeout-{user}"
@@ -170,7 +191,8 @@ def test_a_command_that_takes_too_long_is_killed_with_its_children(host: Host, u
         with pytest.raises(CommandTimeout, match="not done after 1 s"):
             executor.run(sh(f"sh -c 'sleep 600 # {marker}' & wait # {marker}", timeout=1))
         assert time.monotonic() - started < 10
-        until(lambda: not runs(host, marker), "the command is killed")
+        # Long before the host would end it by itself, 10 s after its timeout.
+        until(lambda: not runs(host, marker), "the command is killed", seconds=7)
         assert executor.check(sh("echo on")) == "on\n"
 
 
