@@ -96,6 +96,7 @@ class Facts:
     """One look at one node of an environment.
 
     `nodes`: the processes of each further node that lives below its root, by number.
+    `unit`: whether the systemd unit is there, where there shall be one.
     """
 
     python: str
@@ -113,6 +114,7 @@ class Facts:
     lease: HeldLease | None
     processes: tuple[Process, ...]
     nodes: Mapping[int, tuple[Process, ...]]
+    unit: bool
     serving: Serving | None
     listeners: tuple[Listener, ...]
     bindable: Mapping[int, str]
@@ -155,6 +157,7 @@ def _facts(seen: Mapping[str, Any]) -> Facts:
         lease=parse_lease(seen["lock"] or "", boot=seen["boot"], uptime=float(seen["uptime"])),
         processes=processes,
         nodes={int(number): _processes(there) for number, there in seen["nodes"].items()},
+        unit=seen["unit"],
         serving=_serving(seen["answers"], processes),
         listeners=tuple(
             Listener(int(port), who["pid"], who["command"] or "")

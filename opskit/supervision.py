@@ -44,7 +44,12 @@ class Started:
 
 
 class Supervisor(ABC):
-    """Starts, ends and reads the service of one node. Holds no state: the node does."""
+    """Starts, ends and reads the service of one node. Holds no state: the node does.
+
+    `unit`: the systemd unit's name; empty where there is none.
+    """
+
+    unit: str = ""
 
     @abstractmethod
     def start(self, executor: Executor, number: int, *, take_over: bool = True) -> Started:

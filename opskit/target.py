@@ -6,7 +6,7 @@ import json
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 from chatservice.config import Settings, SettingsError, settings_from
 from opskit import deployments
@@ -17,7 +17,10 @@ from opskit.facts import Facts, parse_survey
 from opskit.failure import Failure
 from opskit.layout import Layout, release_name
 from opskit.supervision import Supervisor
-from opskit.transport import Executor
+from opskit.transport import CommandFailed, Executor
+
+NOT_FOUND: Final = 127
+"""Exit status of a shell that finds no such program (POSIX)."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,22 @@ class Target:
         """Look at everything that is there; changes nothing."""
         host, port = self.address
         command = service.survey(
-            self.root, python=self.python, host=host, port=port, admin_port=self.admin_port
+            self.root,
+            python=self.python,
+            host=host,
+            port=port,
+            admin_port=self.admin_port,
+            unit=self.supervisor.unit,
         )
-        return parse_survey(self.executor.check(command), host=self.executor.host)
+        try:
+            return parse_survey(self.executor.check(command), host=self.executor.host)
+        except CommandFailed as failure:
+            if failure.result.status != NOT_FOUND:
+                raise
+            raise Failure(
+                f"{self.name}: {self.python} is not there",
+                hint=f"opskit provision {self.environment.name}",
+            ) from None
 
     def ask(
         self, number: int, *words: str, changes: bool = False, timeout: float = 120.0

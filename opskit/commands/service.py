@@ -91,12 +91,14 @@ def end(root: PurePosixPath, pids: Sequence[int], *, python: str, seconds: float
     )
 
 
-def survey(root: PurePosixPath, *, python: str, host: str, port: int, admin_port: int) -> Command:
-    """Look at everything that is there."""
+def survey(
+    root: PurePosixPath, *, python: str, host: str, port: int, admin_port: int, unit: str = ""
+) -> Command:
+    """Look at everything that is there. `unit`: the systemd unit that shall be, on hosts."""
     return program(
         "survey",
         python,
-        (str(root), host, str(port), str(admin_port)),
+        (str(root), host, str(port), str(admin_port), *filter(None, [unit])),
         "look at what is there",
         changes=False,
     )

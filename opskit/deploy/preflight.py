@@ -116,7 +116,17 @@ def _port(environment: Environment, facts: Facts, key: str, host: str, port: int
     return Verdict(name, False, f"{address} is in use by {who}", hint)
 
 
-CHECKS: tuple[Check, ...] = (python, tools, permission, room, public_port, admin_port)
+def provisioned(environment: Environment, facts: Facts) -> Verdict:
+    """The unit that runs the service is there, on hosts."""
+    if environment.target == "local":
+        return Verdict("unit", True, "needs none on this machine")
+    if facts.unit:
+        return Verdict("unit", True, environment.unit)
+    hint = f"opskit provision {environment.name}"
+    return Verdict("unit", False, f"{environment.unit} is not there", hint)
+
+
+CHECKS: tuple[Check, ...] = (provisioned, python, tools, permission, room, public_port, admin_port)
 
 
 def verdicts(environment: Environment, facts: Facts) -> list[Verdict]:

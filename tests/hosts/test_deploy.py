@@ -1,4 +1,4 @@
-"""The whole way on real hosts: from a Debian made ready to a release served, proven, rolled back."""
+"""The whole way on real hosts: from a Debian made ready to a release that is served and proven."""
 
 from __future__ import annotations
 

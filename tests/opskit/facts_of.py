@@ -18,6 +18,7 @@ EMPTY = Facts(
     lease=None,
     processes=(),
     nodes={},
+    unit=True,
     serving=None,
     listeners=(),
     bindable={},

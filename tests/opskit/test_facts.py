@@ -38,6 +38,7 @@ SEEN: dict[str, Any] = {
     "lock": 'BOOT 250000 token\n{"who": "ann@desk", "since": "s", "what": "w", "owner": "o"}\n',
     "uptime": "2490.00",
     "boot": "BOOT",
+    "unit": True,
     "nodes": {"2": [{"pid": 7, "release": "v1", "started": 1.0}]},
     "processes": [
         {"pid": 10, "release": "v1", "started": 1.0},

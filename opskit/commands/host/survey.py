@@ -1,7 +1,7 @@
 """Look at one environment on this host and print what is there, as one JSON object.
 
-Runs on the host with any Python from 3.11 on, as `python3 -I - ROOT HOST PORT ADMIN_PORT`; changes
-nothing. opskit/facts.py reads what it prints.
+Runs on the host with any Python from 3.11 on, as `python3 -I - ROOT HOST PORT ADMIN_PORT [UNIT]`;
+changes nothing. opskit/facts.py reads what it prints.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any
 Address = tuple[str, int, int]
 """Host, port and admin port."""
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
+UNITS = "/etc/systemd/system"
 TOOLS = ("flock", "nohup", "setsid", "sha256sum", "sync", "tar", "tail")
 
 
@@ -217,7 +218,7 @@ def answers(places: Iterable[Address]) -> list[Any]:
     return found
 
 
-def main(root: str, host: str, port: str, admin_port: str) -> None:
+def main(root: str, host: str, port: str, admin_port: str, unit: str = "") -> None:
     """Look, and print."""
     nearest = existing(root)
     usage = os.statvfs(nearest)
@@ -242,6 +243,7 @@ def main(root: str, host: str, port: str, admin_port: str) -> None:
             "boot": (text("/proc/sys/kernel/random/boot_id") or "").strip(),
             "processes": processes(root),
             "nodes": further_nodes(root),
+            "unit": not unit or os.path.exists(os.path.join(UNITS, unit)),
             "answers": answers(addresses(root, installed, wanted)),
             "listeners": listeners(set(wanted[1:])),
             "bindable": {

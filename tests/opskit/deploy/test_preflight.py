@@ -32,7 +32,7 @@ def environment(tmp_path: Path) -> Environment:
 
 def bad(environment: Environment, facts: Facts) -> list[tuple[str, str, str]]:
     found = verdicts(environment, facts)
-    assert len(found) == 6
+    assert len(found) == 7
     assert all(one.ok == (not one.hint) for one in found), "a hint goes with what is wrong"
     return [(one.name, one.detail, one.hint) for one in found if not one.ok]
 
