@@ -17,6 +17,7 @@ from chatservice.config import Settings, settings_from
 from opskit.chat_settings import OWN_KEYS
 from opskit.environment import Environment, load_environments
 from opskit.environment_file import SECRETS, Local, Releases, Smoke, Ssh
+from opskit.monitoring_file import Monitoring, Receivers
 from opskit.problems import ConfigError
 from opskit.secrets import Secret
 
@@ -577,7 +578,10 @@ def test_every_other_setting_is_shown_at_its_real_default_too() -> None:
     assert dev_["smoke"] == Smoke().model_dump()
     assert set(dev_) == set(Local.model_fields)
     assert set(dev_["secrets"]) == set(SECRETS)
-    assert set(prod) == set(Ssh.model_fields) - {"chat", "releases", "smoke"}
+    watched = dev_["monitoring"]
+    assert watched.pop("receivers").keys() == Receivers.model_fields.keys()
+    assert watched == Monitoring().model_dump(exclude={"receivers"})
+    assert set(prod) == set(Ssh.model_fields) - {"chat", "releases", "smoke", "monitoring"}
     for name in ("root", "python", "platform"):
         assert prod[name] == Ssh.model_fields[name].default
     assert dev_["url"] == load_environments(COMMITTED).get("dev").base_url

@@ -8,10 +8,9 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from chatservice.client import Backoff, ChatClient
-from tests.service_process import ServiceProcess
 
 PAUSE: Final = 0.05
 """Seconds between two messages of a service's traffic."""
@@ -53,12 +52,19 @@ def looping() -> Iterator[Loop]:
         loop.close()
 
 
+class Member(Protocol):
+    """A service, as far as its members need to know."""
+
+    @property
+    def url(self) -> str: ...
+
+    def token(self, user: str, /, *workspaces: str) -> str: ...
+
+
 class Traffic:
     """Members of one service; one of them sends, another reads, types and asks for the past."""
 
-    def __init__(
-        self, loop: Loop, service: ServiceProcess, *, members: int = 3, url: str = ""
-    ) -> None:
+    def __init__(self, loop: Loop, service: Member, *, members: int = 3, url: str = "") -> None:
         self._loop = loop
         self._clients = [
             ChatClient(

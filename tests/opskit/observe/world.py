@@ -38,12 +38,13 @@ class PublicSite(Site):
     """An environment that opskit deployed, behind TLS."""
 
     url: str = ""
+    monitoring: dict[str, Any] = field(default_factory=dict)
 
     def configure(self, **sections: dict[str, Any]) -> None:
         super().configure(**sections)
         if self.url:
             fields = json.loads(self.file.read_text(encoding="utf-8"))
-            fields["environments"]["dev"]["url"] = self.url
+            fields["environments"]["dev"] |= {"url": self.url, "monitoring": self.monitoring}
             self.file.write_text(json.dumps(fields), encoding="utf-8")
 
 
