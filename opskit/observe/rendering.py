@@ -126,10 +126,10 @@ def scrape_addresses(environment: Environment) -> list[str]:
     if environment.target == "local":
         nodes = (environment.node(number) for number in range(1, environment.nodes + 1))
         return [_joined(*_admin(node)) for node in nodes]
-    host, port = _admin(environment)
-    if host in ("127.0.0.1", "::1"):
-        return [_joined(host, port)]
-    return [_joined(name, port) for name in environment.hosts]
+    bound = environment.settings.service
+    if bound.admin_host in ("127.0.0.1", "::1", "localhost"):
+        return [_joined(*_admin(environment))]
+    return [_joined(name, bound.admin_port) for name in environment.hosts]
 
 
 def _admin(environment: Environment) -> tuple[str, int]:
