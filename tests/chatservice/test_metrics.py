@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,3 +190,14 @@ def test_a_directory_that_vanished_costs_its_own_gauges_and_no_others(tmp_path: 
     assert "\nchat_data_bytes NaN\n" in exposition
     assert "\nchat_data_free_bytes NaN\n" in exposition
     assert "\nchat_connections 0.0\n" in exposition
+
+
+def test_prometheus_own_lint_has_no_objection(fresh: str) -> None:
+    """Names, units and types as Prometheus wants them, by `promtool check metrics`."""
+    if shutil.which("promtool") is None:
+        pytest.skip("promtool is not installed")
+    done = subprocess.run(
+        ["promtool", "check", "metrics"],
+        input=fresh, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

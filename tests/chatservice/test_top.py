@@ -29,7 +29,7 @@ def test_few_keys_are_counted_exactly() -> None:
 
 def test_the_heavy_are_found_among_any_number_and_no_count_is_too_low() -> None:
     """Memory is bounded, and the error by what it says of itself."""
-    chance = random.Random(7)  # noqa: S311
+    chance = random.Random(7)
     true: Counter[str] = Counter()
     sketch = Sketch(capacity=50)
     for _ in range(50_000):
