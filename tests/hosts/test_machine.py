@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -124,3 +125,30 @@ def test_hosts_of_a_killed_process_die_with_it_and_the_next_lab_removes_the_rest
     finally:
         again.down()
     assert not group.exists()
+
+
+MISSING = "not installed: systemd-nspawn, debootstrap"
+
+
+@pytest.mark.parametrize(
+    ("ci", "status", "said"),
+    [
+        ("", 0, f"NOT TESTED on real hosts: {MISSING}"),
+        ("true", 1, f"Failed: no test hosts: {MISSING}"),
+    ],
+)
+def test_where_hosts_cannot_be_booted_the_tests_say_so_and_ci_fails(
+    ci: str, status: int, said: str
+) -> None:
+    one = f"{__file__}::{test_a_reboot_is_another_boot_of_the_same_machine.__name__}"
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rs", one],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "CI": ci, "PATH": "/nonexistent"},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert said in done.stdout + done.stderr
+    assert done.returncode == status

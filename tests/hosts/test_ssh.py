@@ -277,6 +277,16 @@ def test_a_connection_that_dies_between_commands_is_not_noticed(
     assert root.check(sh("echo two")) == "two\n"
 
 
+def test_a_connection_to_a_host_that_lost_its_power_meanwhile_is_made_anew(
+    new_hosts: NewHosts,
+) -> None:
+    [host] = new_hosts()
+    with connected(host) as executor:
+        boot = executor.check(sh("cat /proc/sys/kernel/random/boot_id"))
+        host.power_cycle()  # nobody closed the connection: only its next use shows it
+        assert executor.check(sh("cat /proc/sys/kernel/random/boot_id")) not in ("", boot)
+
+
 # --- trust ------------------------------------------------------------------------------------
 
 
