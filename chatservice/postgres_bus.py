@@ -110,6 +110,8 @@ class PostgresBus:
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._others: set[str] = set()
+        """Nodes that are taken to live: what they have is kept until they are gone."""
+        self._found: set[str] = set()
         self._connected = asyncio.Event()
         self._trust_from = 0.0
         self._anew = False
@@ -149,8 +151,13 @@ class PostgresBus:
 
     @property
     def others(self) -> Set[str]:
-        """The nodes whose lease held when it was last looked at."""
-        return self._others
+        """The nodes whose lease was found to hold since the connection was made.
+
+        After a crash of the database the leases are gone, and with them who is present. A node
+        that has not come back yet counts as living for a while, but is not found: what its users
+        do is not known, and they are not taken for gone.
+        """
+        return self._found
 
     async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
         """Read how far workspaces are, in one statement."""
@@ -161,6 +168,7 @@ class PostgresBus:
         """Read who is present on other nodes whose lease holds."""
         rows = await self._read(_PRESENT, workspace, self.node)
         self._others.update(row[0] for row in rows)
+        self._found.update(row[0] for row in rows)
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def presence_of(self, node: str) -> set[tuple[str, str]]:
@@ -217,15 +225,20 @@ class PostgresBus:
         self._connection = connection
         # The leases did not survive if the database crashed: the others are about to renew them.
         self._trust_from = asyncio.get_running_loop().time() + self._lease
-        await self._beat_once(connection)
-        log.info("listening to the other nodes", node=self.node, others=len(self._others))
-        # Whatever was said while nobody listened is lost; what waits here is told with all else.
+        self._found.clear()
+        # Whatever was said while nobody listened is lost: all is told anew, in one transaction with
+        # the heartbeat, so that whoever finds this node's lease finds its users beside it.
         self._waiting.clear()
         self._anew = True
+        assert self._listener is not None
+        self._listener.resync()  # it reads when this is done
+        async with self._using, connection.transaction():
+            row = await connection.fetchrow(_BEAT, self.node, self._lease)
+            await self._tell_waiting(connection)
+        self._look_at(row)
+        log.info("listening to the other nodes", node=self.node, others=len(self._others))
         self._wake.set()
         self._connected.set()
-        assert self._listener is not None
-        self._listener.resync()
 
     async def _watch(self) -> None:
         await self._lost.wait()
@@ -246,18 +259,24 @@ class PostgresBus:
         """Renew the lease; gives whether it was still held. Notices which other nodes died."""
         async with self._using:
             row = await connection.fetchrow(_BEAT, self.node, self._lease)
+        self._look_at(row)
         assert row is not None
-        others = set(row["others"])
+        return bool(row["held"])
+
+    def _look_at(self, row: asyncpg.Record | None) -> None:
+        """See whose leases hold."""
+        assert row is not None
+        others = self._found = set(row["others"])
         if asyncio.get_running_loop().time() < self._trust_from:
-            others |= self._others
+            others = others | self._others
         for node in self._others - others:
             self._gone(node)
         self._others = others
-        return bool(row["held"])
 
     def _gone(self, node: str) -> None:
         log.warning("a node is gone", node=node)
         self._others.discard(node)
+        self._found.discard(node)
         assert self._listener is not None
         self._listener.node_gone(node)
 
@@ -273,6 +292,7 @@ class PostgresBus:
             self._gone(envelope.node)
             return
         self._others.add(envelope.node)
+        self._found.add(envelope.node)
         self._listener.heard(envelope.node, envelope.words)
         if envelope.anew:
             self._listener.anew(envelope.node)
@@ -280,26 +300,28 @@ class PostgresBus:
     async def _send(self) -> None:
         connection = self._connection
         assert connection is not None
-        last = _encode(_Envelope(self.node, [], anew=True)).decode()
         while True:
             await self._wake.wait()
             await asyncio.sleep(GATHER_SECONDS)
             self._wake.clear()
-            words, self._waiting = self._waiting, []
-            anew, self._anew = self._anew, False
             async with self._using, connection.transaction():
-                if anew:
-                    await connection.execute(_CLEAR, self.node)
-                await self._note_presence(connection, [w for w in words if isinstance(w, Here)])
-                await connection.executemany(
-                    "SELECT pg_notify($1, $2)",
-                    [
-                        *((CHANNEL, payload) for payload in _payloads(self.node, merged(words))),
-                        *([(CHANNEL, last)] if anew else []),
-                    ],
-                )
+                await self._tell_waiting(connection)
             if not self._wake.is_set():
                 self._quiet.set()
+
+    async def _tell_waiting(self, connection: Connection) -> None:
+        """Say what waits, within the caller's transaction."""
+        words, self._waiting = self._waiting, []
+        anew, self._anew = self._anew, False
+        if anew:
+            await connection.execute(_CLEAR, self.node)
+        await self._note_presence(connection, [w for w in words if isinstance(w, Here)])
+        payloads = list(_payloads(self.node, merged(words)))
+        if anew:
+            payloads.append(_encode(_Envelope(self.node, [], anew=True)).decode())
+        await connection.executemany(
+            "SELECT pg_notify($1, $2)", [(CHANNEL, payload) for payload in payloads]
+        )
 
     async def _note_presence(self, connection: Connection, words: Sequence[Here]) -> None:
         latest = {(word.workspace, word.user): word for word in words}

@@ -28,9 +28,10 @@ pytestmark = pytest.mark.slow
 
 NODES = 3
 LEASE = 6.0
-GRACE = 1.0
+GRACE = 5.0
 AWAY = 2.0
-"""Seconds for which a node is frozen or cut off: less than the lease, so its users stay online."""
+"""Seconds for which a node is frozen or cut off: less than the lease, so its users stay online.
+Less than the grace period, too: who has just come to that node cannot be announced until then."""
 
 
 class Cluster:
