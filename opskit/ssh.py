@@ -164,7 +164,7 @@ class SshExecutor(Executor):
                         hint="raise MaxSessions in its sshd_config to 10 or more",
                     ) from None
                 silent = transport.is_active()
-                self._connection.close()
+                self._connection.discard(transport)
                 if last or silent:
                     raise CannotConnect(
                         f"{self.host}: could not {command.description}: the host does not answer",
@@ -175,7 +175,7 @@ class SshExecutor(Executor):
             self._connection.count(1)
             channel.exec_command(line)
         except (paramiko.SSHException, OSError, EOFError) as error:
-            self._connection.close()
+            self._connection.discard(transport)
             raise self._lost(command, str(error)) from None
         channel.settimeout(None)
         return channel

@@ -135,6 +135,12 @@ class Connection:
         made = self._made
         return made.transport if made is not None and _active(made) else None
 
+    def discard(self, transport: Any) -> None:
+        """Close it if it is still this one: another thread may have made a new one meanwhile."""
+        with self._lock:
+            if self._made is not None and self._made.transport is transport:
+                self.close()
+
     def close(self) -> None:
         """Close it; the next command makes a new one."""
         made, self._made = self._made, None
@@ -279,9 +285,16 @@ def _ssh_config(path: Path | None) -> Any:
     )
     config = paramiko.SSHConfig()
     for place in places:
-        if place.is_file():
+        if not place.is_file():
+            continue
+        try:
             with place.open(encoding="utf-8") as file:
                 config.parse(file)
+        except (paramiko.ConfigParseError, OSError, ValueError) as error:
+            why = f"{place}: cannot be read: {error}"
+            raise CannotConnect(
+                why, hint=f"see what ssh says of it: ssh -G -F {place} host"
+            ) from None
     return config
 
 

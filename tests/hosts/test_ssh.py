@@ -384,6 +384,28 @@ def test_an_alias_of_the_ssh_configuration_is_honoured(host: Host, tmp_path: Pat
         assert executor.check(sh("echo $SUDO_USER")) == "ops\n"
 
 
+def test_an_ssh_configuration_that_cannot_be_read_is_named(host: Host, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text("Host\n  nonsense\n")
+    with (
+        connected(host, config=config) as executor,
+        pytest.raises(CannotConnect, match=f"^{config}: cannot be read"),
+    ):
+        executor.run(sh("true"))
+
+
+def test_a_thread_that_finds_the_connection_dead_leaves_a_new_one_alone(host: Host) -> None:
+    login = Login(identity_file=host.key, known_hosts=host.known_hosts, agent=False)
+    connection = ssh_connection.Connection(Address(host.address, "root"), login)
+    dead = connection.transport()
+    dead.close()
+    made = connection.transport()
+    connection.discard(dead)
+    assert connection.established() is made
+    connection.discard(made)
+    assert connection.established() is None
+
+
 @pytest.mark.parametrize("way", ["jump", "ProxyJump"])
 def test_a_host_behind_another_is_reached_through_it(
     new_hosts: NewHosts, tmp_path: Path, way: str
