@@ -43,6 +43,7 @@ class ServiceSettings(_Section, frozen=True, kw_only=True):
     admin_port: Port = 8766
     state_dir: Text
     run_dir: Text
+    survive_crashes: bool = True
 
 
 class AuthSettings(_Section, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ last whole frame, and those that the socket has not taken yet.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import logging
@@ -31,6 +32,7 @@ from chatservice.handover_format import Stream
 from chatservice.limits import TokenBucket
 from chatservice.protocol import SUBPROTOCOL, CloseCode
 from chatservice.routes import RequestError, error_response
+from chatservice.survival import Slot
 
 PING: Final = Frame(Opcode.PING, b"").serialize(mask=False, extensions=[])
 MAX_CLOSE_REASON: Final = 123
@@ -178,7 +180,9 @@ class Connection(asyncio.Protocol):
         "name",
         "number",
         "origin",
+        "pending",
         "reason",
+        "slot",
         "token",
         "user",
         "workspace",
@@ -216,6 +220,10 @@ class Connection(asyncio.Protocol):
         self.workspace = ""
         self.token = ""
         self.origin: str | None = None
+        self.slot: Slot | None = None
+        """Where it is kept beyond a crash; None where it is not."""
+        self.pending = 0
+        """Requests that are not answered yet; counted where it is kept."""
         self.exp = 0
 
     @property
@@ -259,6 +267,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: do what the library makes of them, a little at a time."""
+        if self.slot is not None:
+            self.slot.received += len(data)
+            self._loop.call_soon(self.settle)  # when what this calls for is said
+        self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         self._seen = self._loop.time()
         for start in range(0, len(data), PARSED_AT_ONCE):
             self._parse(data[start : start + PARSED_AT_ONCE])
@@ -274,6 +288,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """The socket is closed."""
         self._end()
+        if self.slot is not None:  # systemd has it too, so that closing alone says nothing
+            with contextlib.suppress(OSError), self.duplicate() as sock:
+                sock.shutdown(socket.SHUT_RDWR)
         self._transport = None
         self._websocket = _CLOSED
         self._handler.disconnected(self)
@@ -428,6 +445,8 @@ class Connection(asyncio.Protocol):
         if transport is None:  # it is on its way between two processes
             self._backlog = [*(self._backlog or ()), self._last] if self._last else self._backlog
             self._last = data
+            if self.slot is not None:
+                self.slot.wrote(len(data))
             return
         waiting = transport.get_write_buffer_size()
         if waiting:
@@ -435,6 +454,8 @@ class Connection(asyncio.Protocol):
         else:
             self._backlog = None
         self._last = data
+        if self.slot is not None:
+            self.slot.wrote(len(data))  # first: a crash in between leaves a doubt, and no lie
         transport.write(data)
 
     def _keep(self, waiting: int) -> None:
@@ -645,6 +666,30 @@ class Connection(asyncio.Protocol):
         """Seconds until it must have said what it wants."""
         return self._kill_at - now
 
+    def settle(self) -> None:
+        """Note, where it is kept, that all it sent is whole and answered, if that is so."""
+        slot = self.slot
+        if slot is None or self.pending or self._length or self._fragments is not None:
+            return
+        slot.settled()
+
+    def answered(self) -> None:
+        """Something that it asked for was answered."""
+        self.pending -= 1
+        self.settle()
+
+    def duplicate(self) -> socket.socket:
+        """Give the socket, duplicated.
+
+        Raises:
+            OSError: no descriptor is left, or it is closed.
+        """
+        return socket.socket(fileno=os.dup(self.fileno()))
+
+    def bring(self, sock: socket.socket) -> None:
+        """Have this socket, which is to be attached."""
+        self._socket = sock
+
     def fileno(self) -> int:
         """The socket's descriptor."""
         if self._socket is not None:
@@ -678,17 +723,23 @@ class Connection(asyncio.Protocol):
         """Whether it waits for `attach`."""
         return self._inbox is not None
 
-    async def attach(self, sock: socket.socket | None = None) -> None:
-        """Give it a socket, or back its own; nothing was lost meanwhile in either direction."""
+    async def attach(self, sock: socket.socket | None = None) -> bool:
+        """Give it a socket, or back its own; nothing was lost meanwhile in either direction.
+
+        False where that fails: the connection is over.
+        """
         own = sock or self._socket
         assert own is not None
         self._socket = None
         try:
             await self._loop.connect_accepted_socket(lambda: self, own)
-        except (OSError, RuntimeError):  # it broke meanwhile, or was closed at once
+        except (OSError, RuntimeError):
             own.close()
+            closed_at_once = self._gone
             self._end()
             self._handler.disconnected(self)
+            return closed_at_once
+        return True
 
     def _go_on(self, transport: asyncio.Transport) -> None:
         """It has a socket again."""
@@ -704,7 +755,7 @@ class Connection(asyncio.Protocol):
         self._schedule(self._due)
         if inbox:
             seen = self._seen
-            self.data_received(inbox)
+            self._receive(inbox)
             self._seen = seen
 
     def give_away(self) -> None:

@@ -26,11 +26,13 @@ class LiveRoom:
         store: takes an operation that the room wants durable.
         read: reads what the room found missing.
         announce: tells the other nodes of this one's users.
+        flushed: is told when every member was given what there was.
     """
 
     __slots__ = (
         "_announce",
         "_defer",
+        "_flushed",
         "_flushing",
         "_metrics",
         "_outbox",
@@ -54,6 +56,7 @@ class LiveRoom:
         store: Callable[[LiveRoom, Store[Connection]], None],
         read: Callable[[LiveRoom, Fetch | Recount], None],
         announce: Callable[[LiveRoom, Announce], None],
+        flushed: Callable[[LiveRoom], None] = lambda _: None,
     ) -> None:
         self.room = room
         self.pending = 0
@@ -67,6 +70,7 @@ class LiveRoom:
         self._store = store
         self._read = read
         self._announce = announce
+        self._flushed = flushed
         self._outbox: Outbox[Connection] = Outbox()
         self._welcomed: dict[Connection, None] = {}
         self._flushing = False
@@ -134,3 +138,4 @@ class LiveRoom:
             size = self._shared_bytes * len(members)
             self._metrics.top.count(self.room.workspace, self._shared, size)
             self._shared = self._shared_bytes = 0
+        self._flushed(self)

@@ -83,6 +83,7 @@ def _client(server: ChatServer, connection: Connection, now: float) -> Client:
         token=connection.token,
         stream=connection.captured(now),
         origin=connection.origin,
+        slot=connection.slot.number if connection.slot is not None else 0,
         again=[protocol.encode(frame).decode() for frame in server.again.get(connection, ())],
     )
 
@@ -93,7 +94,8 @@ def _client(server: ChatServer, connection: Connection, now: float) -> Client:
 class Result(msgspec.Struct):
     """How a process came to serve; `ctl status` tells it.
 
-    `started`: cold, listeners (members were sent away, to come back) or handover. `moved`: members
+    `started`: cold, listeners (members were sent away, to come back), handover, or crash (members
+    of a process that crashed stayed connected). `moved`: members
     that stayed connected; `drained`: those sent away; `dropped`: those lost or no longer allowed.
     `pause_ms`: from when the old process read nothing more until the new one read everybody.
     """
@@ -205,17 +207,19 @@ class Inheritance:
         for _, sock in self._visitors:
             sock.close()
 
-    async def enter(self, *, paused: float, succeeding: str) -> Result:
+    async def enter(self, *, paused: float | None, succeeding: str) -> Result:
         """Serve everybody.
 
         Args:
-            paused: when the old process stopped reading, in seconds of CLOCK_MONOTONIC.
+            paused: when the old process stopped reading, in seconds of CLOCK_MONOTONIC; None after
+                a crash.
             succeeding: the node that they come from.
         """
         server = self._server
         server.rooms.adopt(self._rooms, succeeding=succeeding)
-        for connection, _, client in self._members:
-            server.adopt(connection, self._rooms[connection.workspace][0])
+        for connection, sock, client in self._members:
+            connection.bring(sock)
+            server.adopt(connection, self._rooms[connection.workspace][0], client.slot)
             server.admission.set_expiry(connection, client.exp)
         for connection, _ in self._visitors:
             server.connected(connection)
@@ -223,16 +227,18 @@ class Inheritance:
             server.rooms.watch(live)
         attaching = [(connection, sock) for connection, sock, _ in self._members]
         attaching += self._visitors
+        lost = 0
         for start in range(0, len(attaching), ATTACHED_AT_ONCE):
             batch = attaching[start : start + ATTACHED_AT_ONCE]
-            await asyncio.gather(*(connection.attach(sock) for connection, sock in batch))
-        pause = time.monotonic() - paused
-        lost = sum(connection.gone for connection, _, _ in self._members)
+            attached = await asyncio.gather(*(each.attach(sock) for each, sock in batch))
+            lost += attached.count(False)
+        now = time.monotonic()
+        pause = round((now - paused) * 1000, 1) if paused is not None else None
         for connection, _, client in self._members:
             for text in client.again:
                 server.operate(connection, protocol.decode_client(text))
         moved = len(self._members) - lost
-        return Result("handover", moved, 0, lost, round(pause * 1000, 1))
+        return Result("handover", moved, 0, lost, pause)
 
     async def review(self) -> int:
         """Close whoever is no longer allowed under this process's settings; gives how many."""

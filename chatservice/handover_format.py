@@ -47,7 +47,11 @@ class Stream(msgspec.Struct, omit_defaults=True):
 
 
 class Client(msgspec.Struct, omit_defaults=True):
-    """One member's connection. `again`: frames that it sent and that are still to be answered."""
+    """One member's connection.
+
+    `again`: frames that it sent and that are still to be answered. `slot`: where it is kept beyond
+    a crash (`survival`); 0 where it is not.
+    """
 
     id: str
     user: str
@@ -58,6 +62,7 @@ class Client(msgspec.Struct, omit_defaults=True):
     stream: Stream
     origin: str | None = None
     again: list[str] = []
+    slot: int = 0
 
 
 class Visitor(msgspec.Struct, omit_defaults=True):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from websockets.frames import Close, Frame, Opcode
 
 from chatservice import descriptors
 from chatservice.admin import AdminConnection
@@ -32,17 +33,21 @@ from chatservice.control import (
     connect,
     uptime,
 )
+from chatservice.descriptor_store import DescriptorStore, kept
 from chatservice.farewell import say_farewell, take_farewell
 from chatservice.handover import Inheritance, Result, parcels
 from chatservice.handover_format import CONNECTIONS, Offer
+from chatservice.lifeline import CRASHES, SOON_SECONDS, Lifeline, cut, salvage
 from chatservice.listening import BACKLOG, ListenError, listen, listens_on
 from chatservice.log_format import ROOT
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
+from chatservice.protocol import CloseCode
 from chatservice.rooms import RoomBusyError
 from chatservice.server import ChatServer
 from chatservice.store import Store, StoreError, StoreErrorKind
 from chatservice.succession import Report, Successor
+from chatservice.survival import Survival
 from chatservice.systemd import Notifier
 from chatservice.takeover import Claim, agreed_version, claim, hand_over, settled
 
@@ -92,6 +97,8 @@ class Process:
         self._inheritance: Inheritance | None = None
         self._heir: socket.socket | None = None
         self._notifier = Notifier()
+        self._store: DescriptorStore | None = None
+        self._lifeline: Lifeline | None = None
         self._answered = asyncio.Event()
         self._answered.set()
         self._handover = asyncio.Lock()
@@ -142,7 +149,7 @@ class Process:
             host=self._settings.service.host, port=self._port("public"),
             took_over=relieving is not None, **msgspec.structs.asdict(self._result),
         )  # fmt: skip
-        if relieving is not None and relieving.moves_connections:
+        if self._inheritance is not None and self._result.started in ("handover", "crash"):
             await self._review()
         count = self._server.admission.counts.total
         status = f"release {self._build.release} serves, with {count} members from the start"
@@ -168,23 +175,78 @@ class Process:
                 await self._server.close()
                 raise StartError(str(error)) from None
             log.error("starting without the store; it is tried again", reason=str(error))
+        found = kept()
+        self._prepare_lifeline()
+        claimed: Claim | None = None
         try:
             if take_over:
-                self._inheritance = Inheritance(self._server, asyncio.get_running_loop())
-                gc.disable()  # nothing of what comes is garbage
-                return await asyncio.to_thread(
-                    partial(
-                        claim,
-                        self._settings.control_socket,
-                        self._inheritance,
-                        room=descriptors.room(),
-                    )
-                )
-            await asyncio.to_thread(require_nobody, self._settings.control_socket)
+                claimed = await self._ask()
+            else:
+                await asyncio.to_thread(require_nobody, self._settings.control_socket)
         except ControlError as error:
             await self._server.close()
             raise StartError(str(error)) from None
-        return None
+        if claimed is None:
+            self._salvage(found)
+        return claimed
+
+    async def _ask(self) -> Claim | None:
+        """Ask the running process to step back; None where there is none."""
+        self._inheritance = Inheritance(self._server, asyncio.get_running_loop())
+        gc.disable()  # nothing of what comes is garbage
+        path, heir = self._settings.control_socket, self._inheritance
+        return await asyncio.to_thread(partial(claim, path, heir, room=descriptors.room()))
+
+    def _prepare_lifeline(self) -> None:
+        """Have what members' connections need to outlive this process, where that can be."""
+        settings = self._settings
+        if not self._notifier:
+            return
+        try:
+            self._store = DescriptorStore(self._notifier.address)
+            if settings.service.survive_crashes:
+                slots = 2 * settings.limits.connections
+                survival = Survival(Path(settings.service.run_dir) / "lifeline", slots)
+                grace = settings.timing.presence_grace
+                self._lifeline = Lifeline(survival, self._store, grace)
+        except OSError as error:
+            log.warning("members will not stay connected in a crash", reason=str(error))
+
+    def _salvage(self, found: list[tuple[str, socket.socket]]) -> None:
+        """Take up the connections of a process that crashed."""
+        if self._store is None:
+            return
+        if self._lifeline is None:
+            cut(self._store, found)
+            return
+        self._inheritance = None
+        survival = self._lifeline.survival
+        if found and survival.crashed(SOON_SECONDS) > CRASHES:
+            log.error(
+                "crashed again and again: starting without the connections of before",
+                connections=len(found),
+            )
+            cut(self._store, found)
+            found = []
+        if found:
+            heritage = Inheritance(self._server, asyncio.get_running_loop())
+            saved = salvage(
+                survival,
+                self._store,
+                found,
+                grace=self._settings.timing.presence_grace,
+                heartbeat=self._settings.timing.heartbeat,
+                farewell=Frame(
+                    Opcode.CLOSE, Close(CloseCode.RESTART, "the service crashed").serialize()
+                ).serialize(mask=False, extensions=[]),
+            )
+            for parcel, sockets in saved.parcels:
+                heritage.add(parcel, sockets)
+            self._inheritance = heritage
+            self._result = Result("crash", dropped=saved.doubtful)
+            survival.reload()
+        else:
+            survival.clear()
 
     async def _serve(self, relieving: Claim | None) -> None:
         service = self._settings.service
@@ -209,8 +271,19 @@ class Process:
             await asyncio.to_thread(relieving.confirm)
         # From here on nobody else serves: nothing may fail. Nor does this one serve before: if it
         # died then, the old one would serve on, and know nothing of what this one had stored.
+        if self._lifeline is not None:
+            if relieving is not None and relieving.moves_connections:
+                self._lifeline.survival.reload()
+            elif relieving is not None:
+                self._lifeline.survival.clear()
+            self._server.keep(self._lifeline)
         if relieving is not None:
             self._result = await self._inherit(relieving)
+        elif self._inheritance is not None and self._result.started == "crash":
+            doubtful = self._result.dropped
+            self._result = await self._inheritance.enter(paused=None, succeeding="")
+            self._result.started = "crash"
+            self._result.dropped += doubtful
         self._expect_returning()
         await self._accept()
         self._control.open()
@@ -316,6 +389,8 @@ class Process:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._answered.wait()
         await self._server.close()
+        if self._lifeline is not None:
+            self._lifeline.close(remove=not self._relieved)
         self._control.close(replaced=self._relieved)
         if not self._relieved:
             self._pid_file.unlink(missing_ok=True)

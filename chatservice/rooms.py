@@ -38,6 +38,7 @@ from chatservice.store import (
     StoreError,
     StoreErrorKind,
 )
+from chatservice.survival import Survival
 from chatservice.tasks import Tasks
 from chatservice.timers import TimerWheel
 
@@ -97,6 +98,8 @@ class Rooms:
         self._tasks = Tasks()
         self._missing: dict[LiveRoom, Fetch] = {}
         self._fetching: asyncio.Task[None] | None = None
+        self.survival: Survival | None = None
+        """Where it is noted what members were given, beyond a crash."""
         self._expected: dict[str, tuple[Workspace, float, float]] = {}
         self._running = asyncio.Event()
         self._running.set()
@@ -204,7 +207,13 @@ class Rooms:
             store=self._durably,
             read=self._begin_read,
             announce=self._announce,
+            flushed=self._flushed,
         )
+
+    def _flushed(self, live: LiveRoom) -> None:
+        if self.survival is not None:
+            room = live.room
+            self.survival.publish(room.workspace, room.epoch, room.seq)
 
     def _enlist(self, live: LiveRoom) -> None:
         self._live[live.room.workspace] = live
@@ -238,13 +247,27 @@ class Rooms:
             live.carry_out(live.room.noticed(known))
         if not isinstance(self._bus, Alone):
             self.neighbours.resync()
-        else:
-            self._tasks.spawn(self._verify([live for live, _ in rooms.values()]))
+        self._tasks.spawn(self._verify([live for live, _ in rooms.values()]))
 
     async def _verify(self, rooms: list[LiveRoom]) -> None:
-        """See whether the store holds the histories that rooms of another process go on from."""
+        """See whether the store holds the histories that rooms of another process go on from.
+
+        What was stored and not published before a crash is published now.
+        """
         for live in rooms:
-            await self._compare(live)
+            workspace = live.room.workspace
+            while self._live.get(workspace) is live:
+                try:
+                    state = await self.measured("open", partial(self._store.open, workspace), live)
+                except StoreError:
+                    await asyncio.sleep(FETCH_RETRY_SECONDS)
+                    continue
+                await self._running.wait()
+                if state.epoch != live.room.epoch:
+                    self._replaced(live)
+                else:
+                    live.carry_out(live.room.noticed(state.seq))
+                break
 
     def freeze(self) -> None:
         """Change no room, as another process goes on from where they stand."""
@@ -311,6 +334,8 @@ class Rooms:
     def _drop(self, live: LiveRoom) -> None:
         if self._live.get(live.room.workspace) is live:  # and not one that came after it
             del self._live[live.room.workspace]
+            if self.survival is not None:
+                self.survival.forget_room(live.room.workspace)
             self._metrics.rooms.set(len(self._live))
 
     # --- the way to the disk and back ----------------------------------------------------
@@ -327,6 +352,7 @@ class Rooms:
             )
             if queued:
                 live.pending += 1
+                action.key.pending += 1
                 return
             why = "too many messages wait to be stored; send it again later"
         self._metrics.requests[_operation(operation), "error"].inc()
@@ -337,6 +363,8 @@ class Rooms:
         for live in touched:
             live.flush()
             self.watch(live)
+        for entry in (*batch.appends, *batch.cursors):
+            entry[0].connection.answered()
 
     def _publish(self, batch: Done[Origin]) -> dict[LiveRoom, None]:
         started = perf_counter()

@@ -24,6 +24,7 @@ from chatservice.config import Settings
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
 from chatservice.health import StoreHealth
+from chatservice.lifeline import Lifeline
 from chatservice.limits import TokenBucket
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
@@ -91,6 +92,8 @@ class ChatServer:
         self._lingering: set[Connection] = set()
         self._nobody = asyncio.Event()
         self._nobody.set()
+        self.lifeline: Lifeline | None = None
+        """Keeps members' connections beyond a crash, where that is wanted and can be."""
         self._tasks = Tasks()
         self._under_way: dict[asyncio.Task[None], tuple[Connection, protocol.ClientFrame]] = {}
         self.paused = 0.0
@@ -364,6 +367,8 @@ class ChatServer:
         self.metrics.closed[reason].inc()
         if reason == "too_slow":
             self.metrics.slow_members.inc()
+        if self.lifeline is not None:
+            self.lifeline.closed(connection)
         live.leave(connection, self._loop.time())
         self.rooms.watch(live)
         log.info(
@@ -373,6 +378,8 @@ class ChatServer:
 
     def disconnected(self, connection: Connection) -> None:
         """Note that a socket is closed for good."""
+        if self.lifeline is not None:
+            self.lifeline.let_go(connection)
         self._half_open.pop(connection, None)
         self._lingering.discard(connection)
         if not self._lingering:
@@ -390,8 +397,15 @@ class ChatServer:
         """Connections that have not said what they want."""
         return [one for one in self._half_open if not (one.asked or one.gone)]
 
-    def adopt(self, connection: Connection, live: LiveRoom) -> None:
-        """Have a member of another process; its room is live already."""
+    def keep(self, lifeline: Lifeline) -> None:
+        """Have members' connections kept beyond a crash."""
+        self.lifeline = lifeline
+        self.rooms.survival = lifeline.survival
+
+    def adopt(self, connection: Connection, live: LiveRoom, slot: int) -> None:
+        """Have a member of another process, kept in that slot; its room is live already."""
+        if self.lifeline is not None:
+            self.lifeline.resume(connection, live, slot, connection.unsent_bytes)
         live.adopt(connection)
         self._members[connection] = live
         self._lingering.add(connection)
@@ -411,6 +425,8 @@ class ChatServer:
             self._nobody.set()
 
     def _welcome(self, connection: Connection, live: LiveRoom) -> None:
+        if self.lifeline is not None:
+            self.lifeline.hold(connection, live)
         self._members[connection] = live
         self._lingering.add(connection)
         self._nobody.clear()
@@ -485,6 +501,8 @@ class ChatServer:
             connection.close(CloseCode.FORBIDDEN, "no longer allowed here", reason="forbidden")
             return
         self.admission.identify(connection, identity, token)
+        if self.lifeline is not None:
+            self.lifeline.renew(connection)
         live.tell(connection, protocol.Authenticated(identity.exp))
         self.metrics.requests["auth", "ok"].inc()
 
@@ -501,7 +519,13 @@ class ChatServer:
     ) -> None:
         task = self._tasks.spawn(self._see_through(connection, live, frame, work))
         self._under_way[task] = connection, frame
-        task.add_done_callback(lambda done: self._under_way.pop(done, None) and None)
+        connection.pending += 1
+
+        def done(_: asyncio.Task[None]) -> None:
+            del self._under_way[task]
+            connection.answered()
+
+        task.add_done_callback(done)
 
     async def _see_through(
         self,

@@ -22,6 +22,8 @@ class Notifier:
 
     def __init__(self, address: str | None = None) -> None:
         given = os.environ.get("NOTIFY_SOCKET", "") if address is None else address
+        self.address = given
+        """NOTIFY_SOCKET; empty where there is no manager."""
         self._address = "\0" + given[1:] if given.startswith("@") else given
 
     def __bool__(self) -> bool:

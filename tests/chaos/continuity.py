@@ -43,11 +43,15 @@ def continuity(records: Sequence[Record]) -> Continuity:
 
 
 def _closed(record: Record) -> int:
-    """Count how often a device had to connect again."""
-    attempts = sum(isinstance(event, Opening) for event in record.events)
-    welcomes = sum(isinstance(event.frame, Welcome) for event in record.received())
+    """Count how often a device had to connect again, or to try to, once it was a member."""
+    welcomes = attempts = 0
+    for event in record.events:
+        if isinstance(event, Received) and isinstance(event.frame, Welcome):
+            welcomes += 1
+        elif isinstance(event, Opening) and welcomes:
+            attempts += 1
     away_at_the_end = record.stayed is not None and not record.stayed.connected
-    return max(attempts, welcomes, 1) - 1 + away_at_the_end
+    return max(attempts, max(welcomes, 1) - 1) + away_at_the_end
 
 
 def _unfounded(records: Iterable[Record]) -> int:
@@ -67,10 +71,14 @@ def _unfounded(records: Iterable[Record]) -> int:
 
 
 def _delivery_times(records: Sequence[Record]) -> Iterable[float]:
+    """Give how long each message took to each member, but for those sent before it could be."""
     sent: dict[tuple[str, str], float] = {}
     for record in records:
+        member = False
         for event in record.events:
-            if isinstance(event, Sending):
+            if isinstance(event, Received):
+                member = member or isinstance(event.frame, Welcome)
+            elif isinstance(event, Sending) and member:
                 key = record.user, event.id
                 sent[key] = min(event.at, sent.get(key, event.at))
     for record in records:
@@ -82,4 +90,5 @@ def _delivery_times(records: Sequence[Record]) -> Iterable[float]:
             if isinstance(frame, Welcome):
                 newest = frame.seq
             elif isinstance(frame, Message) and newest is not None and frame.seq > newest:
-                yield event.at - sent[frame.user, frame.id]
+                at = sent.get((frame.user, frame.id))
+                yield from [event.at - at] if at is not None else []

@@ -12,7 +12,10 @@ from typing import Self
 
 
 class Manager:
-    """Notes what services tell, in `told`, and lets go of barriers when it has."""
+    """Notes what services tell, in `told`, and lets go of barriers when it has.
+
+    It keeps no descriptors; see `keeper` for one that does.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,7 +47,7 @@ class Manager:
                 os.close(descriptor)
             if text == "END":
                 return
-            if text != "BARRIER=1":
+            if text != "BARRIER=1" and not text.startswith("FDSTORE"):
                 self.told.append(text)
 
 

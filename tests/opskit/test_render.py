@@ -82,7 +82,9 @@ def test_each_key_is_explained_in_one_line_that_tells_its_default() -> None:
         default = msgspec.to_builtins(
             field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
         )
-        if isinstance(default, float):
+        if isinstance(default, bool):
+            assert told[1] == str(default).lower(), key
+        elif isinstance(default, float):
             assert float(told[1]) == default, key
         else:
             assert told[1] == str(default or ("none" if default == "" else default)), key
