@@ -194,6 +194,23 @@ def stop(env: Env, as_json: Json = False) -> None:
     _carry_out(session.ui(), prepare, "Stopping", fleet.environment, as_json)
 
 
+@app.command()
+def drain(
+    env: Env,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A host, or the number of a node.")],
+    as_json: Json = False,
+) -> None:
+    """Send the members of one node away, paced, and stop it: before a reboot, say."""
+    from opskit import operations
+
+    fleet = session.fleet(env).only(node)
+
+    def prepare(observe: Observer, on_check: OnCheck | None) -> Operation:
+        return operations.stop(fleet, observe=observe, drain=True)
+
+    _carry_out(session.ui(), prepare, f"Draining {node} of", fleet.environment, as_json)
+
+
 def _carry_out(
     ui: Ui,
     prepare: Callable[[Observer, OnCheck | None], Operation],
@@ -224,7 +241,7 @@ def _carry_out(
         raise
     if as_json:
         _print(act_report(operation.act, steps, None))
-    elif verb == "Stopping":
+    elif operation.act.action == "stop":
         ui.stopped(operation.act)
     else:
         ui.deployed(operation.act)

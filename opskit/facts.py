@@ -96,7 +96,9 @@ class Facts:
     """One look at one node of an environment.
 
     `nodes`: the processes of each further node that lives below its root, by number.
-    `unit`: whether the systemd unit is there, where there shall be one.
+    `unit`: whether the systemd unit is there, where there shall be one. `proxy`: the state of the
+    proxy's unit, `active` when it runs; None on this machine. `control`: what the service says of
+    itself on its control socket; None when it is silent.
     """
 
     python: str
@@ -115,6 +117,8 @@ class Facts:
     processes: tuple[Process, ...]
     nodes: Mapping[int, tuple[Process, ...]]
     unit: bool
+    proxy: str | None
+    control: Mapping[str, Any] | None
     serving: Serving | None
     listeners: tuple[Listener, ...]
     bindable: Mapping[int, str]
@@ -158,6 +162,8 @@ def _facts(seen: Mapping[str, Any]) -> Facts:
         processes=processes,
         nodes={int(number): _processes(there) for number, there in seen["nodes"].items()},
         unit=seen["unit"],
+        proxy=seen["proxy"],
+        control=seen["control"],
         serving=_serving(seen["answers"], processes),
         listeners=tuple(
             Listener(int(port), who["pid"], who["command"] or "")

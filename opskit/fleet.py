@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from opskit.environment import Environment
+from opskit.failure import Misuse
 from opskit.supervision import Detached, Systemd
 from opskit.target import Target
 from opskit.transport import Executor, LocalExecutor
@@ -38,6 +39,18 @@ class Fleet:
             return [look(self.lead)]
         with ThreadPoolExecutor(len(self.nodes), thread_name_prefix="node") as pool:
             return list(pool.map(look, self.nodes))
+
+    def only(self, name: str) -> Fleet:
+        """Give the one node of that name, as the whole.
+
+        Raises:
+            Misuse: there is none.
+        """
+        for node in self.nodes:
+            if name in (node.name, node.name.removeprefix("node ")):
+                return Fleet(self.environment, (node,))
+        names = ", ".join(node.name for node in self.nodes)
+        raise Misuse(f"environment {self.environment.name} has no node {name!r}; it has: {names}")
 
     def through(self, wrap: Callable[[Executor], Executor]) -> Fleet:
         """Give the same nodes over other executors."""

@@ -134,10 +134,12 @@ def rollback(
     return Operation(act, rollback_steps(), observe)
 
 
-def stop(fleet: Fleet, *, observe: Observer, timing: Timing = _TIMING) -> Operation:
-    """Prepare to stop the service."""
+def stop(
+    fleet: Fleet, *, observe: Observer, drain: bool = False, timing: Timing = _TIMING
+) -> Operation:
+    """Prepare to stop the service; with `drain`, its members are first sent away, paced."""
     act = _act(fleet, Action.STOP, observe, None, timing, {})
-    return Operation(act, stop_steps(), observe)
+    return Operation(act, stop_steps(drain=drain), observe)
 
 
 def _act(

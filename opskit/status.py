@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from opskit.deploy.act import InProgress
 from opskit.deploy.mend import finished
 from opskit.deployments import Record, merge
+from opskit.environment import Environment
 from opskit.facts import Facts, HeldLease
 from opskit.failure import Failure
 from opskit.fleet import Fleet
@@ -79,6 +81,8 @@ class NodeStatus:
             )
         if serving.unready:
             return f"not ready: {serving.unready}", f"opskit tail {name} --level warning"
+        if facts.proxy not in (None, "active"):
+            return f"the proxy is {facts.proxy or 'not there'}", f"opskit provision {name}"
         return "", ""
 
     def to_json(self) -> dict[str, Any]:
@@ -107,6 +111,7 @@ class NodeStatus:
             if facts.serving
             else None,
             "releases": [release_name(number) for number in sorted(facts.releases)],
+            "proxy": facts.proxy,
             "configuration_differs": bool(self.drift),
             "disk_free_bytes": facts.free_bytes,
         }
@@ -138,6 +143,7 @@ class Unreached:
             "release": None,
             "serving": None,
             "releases": [],
+            "proxy": None,
             "configuration_differs": None,
             "disk_free_bytes": None,
         }
@@ -149,6 +155,8 @@ class Status:
 
     fleet: Fleet
     nodes: tuple[NodeStatus | Unreached, ...]
+    certificate: float | None = None
+    """Unix time at which the certificate that clients are shown ends; None where none is."""
 
     @property
     def seen(self) -> list[NodeStatus]:
@@ -237,6 +245,9 @@ class Status:
             else None,
             "configuration_differs": any(node.drift for node in self.seen),
             "disk_free_bytes": own["disk_free_bytes"],
+            "certificate_ends": None
+            if self.certificate is None
+            else datetime.fromtimestamp(self.certificate, UTC).isoformat(timespec="seconds"),
             "nodes": [node.to_json() for node in self.nodes],
         }
 
@@ -250,7 +261,15 @@ def look(fleet: Fleet) -> Status:
     nodes = tuple(fleet.each(_look_or_say_why))
     if len(nodes) == 1 and isinstance(nodes[0], Unreached):
         raise Failure(nodes[0].why, hint=nodes[0].hint)
-    return Status(fleet, nodes)
+    return Status(fleet, nodes, _certificate(fleet.environment))
+
+
+def _certificate(environment: Environment) -> float | None:
+    if environment.target == "local" or not environment.base_url.startswith("https"):
+        return None
+    from opskit.observe.probe import certificate_expiry  # here: it takes long to load
+
+    return certificate_expiry(environment.base_url)
 
 
 def _look_or_say_why(node: Target) -> NodeStatus | Unreached:
@@ -263,12 +282,9 @@ def _look_or_say_why(node: Target) -> NodeStatus | Unreached:
 def look_at(target: Target) -> NodeStatus:
     """Find out how one node is."""
     facts, record = target.survey(), target.record()
-    service, silence = None, "nothing serves"
+    service, silence = facts.control, "nothing serves"
     if facts.serving is not None:
-        try:
-            service, silence = target.ask(facts.serving.release, "ctl", "status"), ""
-        except Failure as failure:
-            silence = str(failure)
+        silence = "" if service is not None else "it does not answer on its control socket"
     return NodeStatus(
         target=target,
         facts=facts,

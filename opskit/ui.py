@@ -31,6 +31,8 @@ _COMMANDS = (
     "dashboard",
     "deploy",
     "deployments",
+    "drain",
+    "exec",
     "monitor",
     "probe",
     "provision",

@@ -42,6 +42,10 @@ def show_status(ui: Ui, status: Status) -> None:
         differs = paint("yellow", f"differs from what is rendered now: {command}")
         drift = any(node.drift for node in status.seen)
         rows.insert(-2 if len(status.nodes) == 1 else 1, ("settings", differs if drift else same))
+    if status.certificate is not None:
+        left = status.certificate - datetime.now(UTC).timestamp()
+        ends = f"valid for {short(left)}" if left > 0 else paint("red", "expired")
+        rows.insert(-2 if len(status.nodes) == 1 else len(rows), ("certificate", ends))
     for name, text in rows:
         ui.say(f"  {paint('dim', f'{name:<{STEP_WIDTH}}')} {text}")
     if status.busy is not None:
@@ -81,6 +85,9 @@ def _node_rows(ui: Ui, node: NodeStatus) -> list[tuple[str, str]]:
         rows.append(("store", f"{_megabytes(service)}schema {service.get('schema')}"))
     elif facts.serving:
         rows.append(("control", paint("red", node.silence)))
+    if facts.proxy is not None:
+        colour = "green" if facts.proxy == "active" else "red"
+        rows.append(("proxy", paint(colour, facts.proxy or "not there")))
     kept = ", ".join(release_name(number) for number in sorted(facts.releases)) or "none"
     rows.append(("releases", kept))
     rows.append(("disk", f"{facts.free_bytes / 1e9:.0f} GB free"))
@@ -93,7 +100,7 @@ def _nodes_table(ui: Ui, status: Status) -> None:
     for node in status.nodes:
         mark = ui.terminal.mark("done" if node.ok else "failed")
         if not isinstance(node, NodeStatus):
-            rows.append([mark, node.target.name, paint("red", "out of reach"), *[""] * 6])
+            rows.append([mark, node.target.name, paint("red", "out of reach"), *[""] * 7])
             continue
         facts, service = node.facts, node.service or {}
         serving = facts.serving
@@ -110,10 +117,22 @@ def _nodes_table(ui: Ui, status: Status) -> None:
                 f"{serving.host}:{serving.port}" if serving else "-",
                 str(service.get("connections", "-")),
                 str(service.get("rooms", "-")),
+                facts.proxy or "-",
                 f"{facts.free_bytes / 1e9:.0f} GB",
             ]
         )
-    head = ["", "node", "release", "health", "up", "at", "connections", "rooms", "disk free"]
+    head = [
+        "",
+        "node",
+        "release",
+        "health",
+        "up",
+        "at",
+        "connections",
+        "rooms",
+        "proxy",
+        "disk free",
+    ]
     ui.terminal.table(head, rows)
     ui.say()
 

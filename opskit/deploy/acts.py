@@ -17,6 +17,7 @@ from opskit.deploy.prune import Prune
 from opskit.deploy.record import RecordIt
 from opskit.deploy.secrets import Secrets
 from opskit.deploy.select import Select
+from opskit.deploy.silence import Silence
 from opskit.deploy.smoke import SmokeTest
 from opskit.deploy.step import Step
 from opskit.deploy.stop import Stop
@@ -35,6 +36,7 @@ def deploy_steps(build_layer: LayerBuilder) -> Sequence[Step]:
         Install(build_layer),
         Secrets(),
         Migrate(),
+        Silence(),
         Move(),
         Switch(),
         Health(),
@@ -52,6 +54,7 @@ def rollback_steps() -> Sequence[Step]:
         Mend(),
         Select(),
         Begin(),
+        Silence(),
         Switch(),
         Health(),
         SmokeTest(),
@@ -61,6 +64,6 @@ def rollback_steps() -> Sequence[Step]:
     )
 
 
-def stop_steps() -> Sequence[Step]:
-    """Give the steps of stopping the service, in order."""
-    return (Lock(), Mend(serve=False), Stop(), Unlock())
+def stop_steps(*, drain: bool = False) -> Sequence[Step]:
+    """Give the steps of stopping the service, in order; with `drain`, slowly."""
+    return (Lock(), Mend(serve=False), Stop(drain=drain), Unlock())

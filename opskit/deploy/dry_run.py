@@ -128,6 +128,7 @@ class Rehearsal:
         version = {"release": name, "pid": 0, "commit": manifest.commit if manifest else ""}
         host, port = self._part.target.address
         seen["current"] = f"releases/{name}"
+        seen["control"] = {"ok": True, "pid": 0, "connections": 0}
         seen["processes"] = [{"pid": 0, "release": name, "started": 0.0}]
         seen["answers"] = [
             {

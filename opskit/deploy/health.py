@@ -49,7 +49,8 @@ class Health(Step):
         if not serving.metrics:
             raise Failure(f"{part.name} does not give its metrics on port {part.target.admin_port}")
         part.port = serving.port
-        status = part.target.ask(part.number, "ctl", "status")
+        if (status := facts.control) is None or status.get("pid") != part.pid:
+            raise Failure(f"{part.name} does not answer on its control socket")
         if part.switched:
             part.connections = how_it_went(status)
         said = f"ready, {status.get('connections', 0)} connections"

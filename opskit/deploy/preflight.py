@@ -155,4 +155,15 @@ class Preflight(Step):
             )
         serving = facts.serving
         now = f"{release_name(serving.release)} serves" if serving else "nothing serves yet"
-        return f"{now}, {facts.free_bytes / 1e9:.0f} GB free"
+        way = f", {how_it_will_go(facts)}" if serving else ""
+        return f"{now}, {facts.free_bytes / 1e9:.0f} GB free{way}"
+
+
+def how_it_will_go(facts: Facts) -> str:
+    """Say what a deployment will mean for those who are connected."""
+    if (control := facts.control) is None:
+        return "it is silent: its members will be cut, and come back"
+    count = control.get("connections")
+    if "last_start" in control:
+        return f"{count} connections will move"
+    return f"{count} members will be asked to come back (it does not hand connections over)"

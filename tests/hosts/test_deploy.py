@@ -49,6 +49,15 @@ def test_three_hosts_are_rolled_in_turn(host_site: HostSites) -> None:
     assert site.serving == ["v2"] * 3
     status = json.loads(site.opskit("status", "prod", "--json").stdout)
     assert (status["ok"], [node["node"] for node in status["nodes"]]) == (True, names)
+    said = site.opskit("exec", "prod", "--", "hostname")
+    assert sorted(said.stdout.split()) == sorted(
+        word for host in site.hosts for word in (f"{host.address}:", host.name)
+    )
+    drained = site.opskit("drain", "prod", names[1])
+    assert drained.returncode == 0, drained.stdout + drained.stderr
+    assert site.serving == ["v2", None, "v2"]
+    assert site.deploy().name == "v2", "the drained one is started again, the others stay"
+    assert site.serving == ["v2"] * 3
     site.hosts[2].kill()
     site.change("three")
     done = site.opskit("deploy", "prod")

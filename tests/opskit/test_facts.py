@@ -39,6 +39,8 @@ SEEN: dict[str, Any] = {
     "uptime": "2490.00",
     "boot": "BOOT",
     "unit": True,
+    "proxy": None,
+    "control": None,
     "nodes": {"2": [{"pid": 7, "release": "v1", "started": 1.0}]},
     "processes": [
         {"pid": 10, "release": "v1", "started": 1.0},

@@ -54,6 +54,7 @@ def test_status_says_how_it_is(v1: Site) -> None:
         "lock",
         "configuration_differs",
         "disk_free_bytes",
+        "certificate_ends",
         "nodes",
     }
     assert report["ok"] is True

@@ -13,6 +13,7 @@ import platform
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ Address = tuple[str, int, int]
 """Host, port and admin port."""
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
 UNITS = "/etc/systemd/system"
+PROXY = "caddy.service"
 TOOLS = ("flock", "nohup", "setsid", "sha256sum", "sync", "tar", "tail")
 
 
@@ -184,6 +186,31 @@ def bindable(host: str, port: int) -> str | None:
     return None
 
 
+def control(root: str) -> dict[str, Any] | None:
+    """Give what the service says of itself on its control socket; None when it is silent."""
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            peer.settimeout(3)
+            peer.connect(os.path.join(root, "run", "control.sock"))
+            peer.sendall(b'{"order":"status"}\n')
+            with peer.makefile("rb") as lines:
+                said = json.loads(lines.readline(65536))
+    except (OSError, ValueError):
+        return None
+    return said if isinstance(said, dict) and said.get("ok") else None
+
+
+def active(unit: str) -> str:
+    """Give the state of a systemd unit, `active` when it runs; empty where that is not known."""
+    try:
+        done = subprocess.run(
+            ["systemctl", "is-active", unit], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
 def existing(path: str) -> str:
     """Give the nearest directory that exists, from `path` upward."""
     while not os.path.isdir(path):
@@ -243,6 +270,8 @@ def main(root: str, host: str, port: str, admin_port: str, unit: str = "") -> No
             "boot": (text("/proc/sys/kernel/random/boot_id") or "").strip(),
             "processes": processes(root),
             "nodes": further_nodes(root),
+            "control": control(root),
+            "proxy": active(PROXY) if unit else None,
             "unit": not unit or os.path.exists(os.path.join(UNITS, unit)),
             "answers": answers(addresses(root, installed, wanted)),
             "listeners": listeners(set(wanted[1:])),
