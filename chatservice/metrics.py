@@ -18,13 +18,13 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from chatservice.histogram import Histogram
 from chatservice.protocol import Operation
 from chatservice.store import StoreErrorKind
 from chatservice.top import Top
@@ -111,26 +111,26 @@ class Metrics:
         self.requests = {
             (op, result): requests.labels(op, result) for op in OPERATIONS for result in RESULTS
         }
-        durations = Histogram(
+        self.request_duration = Histogram(
             "chat_request_duration_seconds",
             "From received to answered.",
-            ["op"],
+            label="op",
+            values=OPERATIONS,
             buckets=_FAST,
             registry=registry,
-        )
-        self.request_duration = {op: durations.labels(op) for op in OPERATIONS}
+        ).children
         self.delivery_duration = Histogram(
             "chat_delivery_duration_seconds",
             "From a message received to written to all members.",
             buckets=_FAST,
             registry=registry,
-        )
+        ).child
         self.fanout_recipients = Histogram(
             "chat_fanout_recipients",
             "Members written to in one batch of one room.",
             buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000),
             registry=registry,
-        )
+        ).child
         self.messages = Counter("chat_messages_total", "Messages made durable.", registry=registry)
         self.deliveries = Counter(
             "chat_deliveries_total", "Messages written to members.", registry=registry
@@ -152,14 +152,14 @@ class Metrics:
             for op in STORAGE_OPERATIONS
             for result in ("ok", "error")
         }
-        storage_duration = Histogram(
+        self.storage_duration = Histogram(
             "chat_storage_operation_duration_seconds",
             "Duration of the calls of the store.",
-            ["op"],
+            label="op",
+            values=STORAGE_OPERATIONS,
             buckets=_FAST,
             registry=registry,
-        )
-        self.storage_duration = {op: storage_duration.labels(op) for op in STORAGE_OPERATIONS}
+        ).children
         self.store_up = Gauge(
             "chat_store_up", "1 when the store takes writes, 0 when sends are refused.",
             registry=registry,
@@ -169,7 +169,7 @@ class Metrics:
             "Messages in one transaction.",
             buckets=(1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 5000),
             registry=registry,
-        )
+        ).child
 
         self._send_queue = Gauge(
             "chat_send_queue_bytes", "Bytes accepted but not yet taken by members' sockets.",
@@ -183,7 +183,7 @@ class Metrics:
             "How late the event loop called a timer.",
             buckets=_FAST,
             registry=registry,
-        )
+        ).child
         Gauge(
             "chat_data_free_bytes", "Free space where the state is kept.", registry=registry
         ).set_function(lambda: _measured(lambda: disk_usage(state_dir).free))
