@@ -17,11 +17,14 @@ from opskit.provision.run import nodes_of, provision
 from tests.hosts.image import DOWNLOADED, CannotBuild
 from tests.hosts.lab import Lab, why_not
 from tests.hosts.machine import Host
+from tests.hosts.proven import deploy, leftovers, let_the_leases_end
 from tests.hosts.site import HostSite
 from tests.postgres_server import PostgresServer
 
 NewHosts = Callable[..., list[Host]]
 HostSites = Callable[..., HostSite]
+GUARDED = "guarded"
+"""The one user of the lab's PostgreSQL who needs a password, once a test has made it."""
 
 
 @pytest.fixture(scope="session")
@@ -110,17 +113,67 @@ def host_site(
 
     def make(count: int = 1, **options: Any) -> HostSite:
         hosts = new_hosts(count, layers=(provisioned,))
-        site = HostSite(tmp_path / "site", hosts, layers, **options)
-        if count > 1:
-            server: PostgresServer = request.getfixturevalue("lab_postgres")
-            dsn = server.database().replace("127.0.0.1", hosts[0].network.gateway)
-            site.secret("database_url", dsn)
-            site.configure(store={"kind": "postgres"})
-        outcomes = provision(nodes_of(site.environment))  # the proxy answers to its own address
-        assert [one.failure for one in outcomes] == [None] * count
-        return site
+        return _made_ready(HostSite(tmp_path / "site", hosts, layers, **options), request)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def _served(
+    lab: Lab, provisioned: Path, tmp_path_factory: pytest.TempPathFactory, layers: Path
+) -> HostSite:
+    [host] = lab.boot(layers=(provisioned,))
+    site = _made_ready(HostSite(tmp_path_factory.mktemp("served"), [host], layers), None)
+    deploy(site)
+    return site
+
+
+@pytest.fixture
+def served(_served: HostSite) -> HostSite:
+    """Give `prod` on one host where some release serves; tests share it, and leave it serving."""
+    return _as_others_left_it(_served)
+
+
+@pytest.fixture(scope="session")
+def _three(
+    lab: Lab,
+    provisioned: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    layers: Path,
+    request: Any,
+) -> HostSite:
+    hosts = lab.boot(3, layers=(provisioned,))
+    site = _made_ready(HostSite(tmp_path_factory.mktemp("three"), hosts, layers), request)
+    deploy(site)
+    return site
+
+
+@pytest.fixture
+def three(_three: HostSite) -> HostSite:
+    """Give `prod` on three hosts and one PostgreSQL, served; tests share it likewise."""
+    return _as_others_left_it(_three)
+
+
+def _as_others_left_it(site: HostSite) -> HostSite:
+    """Begin with the source as it was, but for what makes the next release another one."""
+    site.restore()
+    let_the_leases_end(site)
+    site.change(f"for another test, after {site.serving}")
+    assert site.serving == [site.serving[0]] * len(site.hosts)
+    assert leftovers(site) == []
+    return site
+
+
+def _made_ready(site: HostSite, request: Any) -> HostSite:
+    """Give a site its store, and provision it: the proxy answers to its own address."""
+    if len(site.hosts) > 1:
+        server: PostgresServer = request.getfixturevalue("lab_postgres")
+        dsn = server.database().replace("127.0.0.1", site.hosts[0].network.gateway)
+        site.secret("database_url", dsn)
+        site.configure(store={"kind": "postgres"})
+    outcomes = provision(nodes_of(site.environment))
+    assert [one.failure for one in outcomes] == [None] * len(site.hosts)
+    return site
 
 
 @pytest.fixture(scope="session")
@@ -129,8 +182,10 @@ def lab_postgres(lab: Lab, postgres_server: PostgresServer, postgres_root: Path)
     root = postgres_root / "lab"
     server = PostgresServer(root, listen_addresses=f"127.0.0.1,{lab.network.gateway}")
     server.create()
-    with (server.data / "pg_hba.conf").open("a") as file:
-        file.write(f"host all all {lab.network.gateway}/24 trust\n")
+    rules = server.data / "pg_hba.conf"
+    network = f"{lab.network.gateway}/24"
+    guarded = f"host all {GUARDED} {network} scram-sha-256\n"
+    rules.write_text(f"{guarded}{rules.read_text()}host all all {network} trust\n")
     server.start()
     yield server
     server.stop()
