@@ -108,6 +108,8 @@ class Room(Generic[Key]):
         self._fetching = False
         self._ahead_cursors: dict[int, dict[str, Cursor]] = {}
         self._recounts: dict[str, _Recount] = {}
+        self._shown: dict[str, int] = {}
+        """How far this node's devices of a user were told that the user has read."""
 
     # --- what can be asked ---------------------------------------------------------------
 
@@ -158,6 +160,9 @@ class Room(Generic[Key]):
         if member is None or member.held is None:
             return []
         held, member.held = member.held, None
+        read = entry.cursor.read
+        held = [each for each in held if not isinstance(each, ReadCursor) or each.seq >= read]
+        self._shown[member.user] = max(read, self._shown.get(member.user, 0))
         actions: list[Action[Key]] = list(self._attendance.arrive(key, member.user, member.name))
         frames: list[ServerFrame] = [
             Welcome(
@@ -188,7 +193,10 @@ class Room(Generic[Key]):
             return []
         if self._joining.pop(key, None) is not None:
             return []
-        return [*self._attendance.depart(key, member.user, now)]
+        actions: list[Action[Key]] = [*self._attendance.depart(key, member.user, now)]
+        if not self._attendance.devices(member.user):
+            self._shown.pop(member.user, None)
+        return actions
 
     def tick(self, now: float) -> list[Action[Key]]:
         """Time has passed: whoever did not come back within the grace period is offline."""
@@ -368,11 +376,16 @@ class Room(Generic[Key]):
         return [*actions, *(self._recount(user) if recount.again else [])]
 
     def _show_cursor(self, user: str, cursor: Cursor) -> list[Action[Key]]:
+        if cursor.read < self._shown.get(user, 0):
+            return []  # word of another node, or a read, that was overtaken
         frame = ReadCursor(cursor.read, cursor.unread)
+        devices = self._attendance.devices(user)
+        if devices:
+            self._shown[user] = cursor.read
         for member in self._joining.values():
             if member.user == user and member.held is not None:
                 member.held.append(frame)
-        return [ToMember(device, frame) for device in self._attendance.devices(user)]
+        return [ToMember(device, frame) for device in devices]
 
     def typing(self, key: Key, now: float) -> list[Action[Key]]:
         """A member types; the others hear of it at most once in `TYPING_INTERVAL`."""
