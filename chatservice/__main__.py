@@ -1,30 +1,26 @@
 """The service's command line: `python -m chatservice COMMAND --settings FILE`.
 
 Exit status: 0 done, 1 failed, 2 wrong usage or settings. Errors are one line on standard error.
+
+Each command loads what it needs and no more: opskit runs several of them in every deployment, and
+the whole service takes five times as long to load as to ask the running one something.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from chatservice import logs
-from chatservice.admission import Build
-from chatservice.auth import Authenticator
-from chatservice.backend import Postgres, backend
+from chatservice.asking import ControlError, ask
 from chatservice.config import Settings, SettingsError, load_settings
-from chatservice.control import ControlError, ask
-from chatservice.process import RELOAD_SECONDS, Process, StartError
-from chatservice.store import SchemaVersion, StoreError, StoreErrorKind
-from chatservice.store.sqlite_source import CopyError
-from chatservice.succession import Report
+from chatservice.reporting import RELOAD_SECONDS, Report
+
+if TYPE_CHECKING:
+    from chatservice.store import SchemaVersion
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         status: int = arguments.run(settings, arguments)
     except SettingsError as error:
         return _complain(2, error, report)
-    except (StartError, StoreError, CopyError, ControlError) as error:
+    except ControlError as error:
         return _complain(1, error, report)
     except OSError as error:
         return _complain(1, f"{error.filename or 'system'}: {error.strerror}", report)
@@ -91,71 +87,105 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _build(schema: SchemaVersion) -> Build:
-    return Build(
-        release=os.environ.get("CHATSERVICE_RELEASE", "unreleased"),
-        commit=os.environ.get("CHATSERVICE_COMMIT", "none"),
-        schema=schema,
-    )
-
-
 def _serve(settings: Settings, arguments: argparse.Namespace) -> int:
+    import asyncio
+
     import uvloop
 
-    kind = backend(settings, where=str(arguments.settings))
-    build = _build(kind.release_schema())
-    logs.configure(settings.log, release=build.release)
+    from chatservice import logs
+    from chatservice.admission import Build
+    from chatservice.backend import backend
+    from chatservice.process import Process, StartError
+    from chatservice.store import StoreError
 
-    async def run() -> None:
-        process = Process(settings, build, kind.store(), kind.bus(), where=str(arguments.settings))
-        await process.run(take_over=arguments.take_over, report=arguments.report)
+    report = arguments.report
+    try:
+        kind = backend(settings, where=str(arguments.settings))
+        build = Build(
+            release=os.environ.get("CHATSERVICE_RELEASE", "unreleased"),
+            commit=os.environ.get("CHATSERVICE_COMMIT", "none"),
+            schema=kind.release_schema(),
+        )
+        logs.configure(settings.log, release=build.release)
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(run())
+        async def run() -> None:
+            where = str(arguments.settings)
+            process = Process(settings, build, kind.store(), kind.bus(), where=where)
+            await process.run(take_over=arguments.take_over, report=report)
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run())
+    except (StartError, StoreError) as error:
+        return _complain(1, error, report)
     return 0
 
 
 def _check(settings: Settings, arguments: argparse.Namespace) -> int:
+    from chatservice.auth import Authenticator
+    from chatservice.backend import backend
+    from chatservice.store import StoreError, StoreErrorKind
+
     Authenticator.from_settings(settings.auth, where=str(arguments.settings))
-    kind = backend(settings, where=str(arguments.settings))
-    release, database = kind.release_schema(), kind.database_schema()
-    if database is not None and release.version < database.readable_from:
-        raise StoreError(
-            StoreErrorKind.SCHEMA,
-            f"{kind.where} is at schema {database.version}, which needs a release at "
-            f"{database.readable_from} or later; this one is at {release.version}",
-        )
+    try:
+        kind = backend(settings, where=str(arguments.settings))
+        release, database = kind.release_schema(), kind.database_schema()
+        if database is not None and release.version < database.readable_from:
+            raise StoreError(
+                StoreErrorKind.SCHEMA,
+                f"{kind.where} is at schema {database.version}, which needs a release at "
+                f"{database.readable_from} or later; this one is at {release.version}",
+            )
+    except StoreError as error:
+        return _complain(1, error, arguments.report)
     print(json.dumps({"ok": True}))
     return 0
 
 
 def _migrate(settings: Settings, arguments: argparse.Namespace) -> int:
-    kind = backend(settings, where=str(arguments.settings))
-    print(json.dumps({"database": _plain(kind.migrate())}))
+    from chatservice.backend import backend
+    from chatservice.store import StoreError
+
+    try:
+        database = backend(settings, where=str(arguments.settings)).migrate()
+    except StoreError as error:
+        return _complain(1, error, arguments.report)
+    print(json.dumps({"database": _plain(database)}))
     return 0
 
 
 def _schema(settings: Settings, arguments: argparse.Namespace) -> int:
-    kind = backend(settings, where=str(arguments.settings))
-    database = kind.database_schema()
-    print(
-        json.dumps(
-            {
-                "release": _plain(kind.release_schema()),
-                "database": _plain(database) if database is not None else None,
-            }
-        )
-    )
+    from chatservice.backend import backend
+    from chatservice.store import StoreError
+
+    try:
+        kind = backend(settings, where=str(arguments.settings))
+        release, database = kind.release_schema(), kind.database_schema()
+    except StoreError as error:
+        return _complain(1, error, arguments.report)
+    known = _plain(database) if database is not None else None
+    print(json.dumps({"release": _plain(release), "database": known}))
     return 0
 
 
 def _copy(settings: Settings, arguments: argparse.Namespace) -> int:
-    kind = backend(settings, where=str(arguments.settings))
-    if not isinstance(kind, Postgres):
-        raise SettingsError(
-            str(arguments.settings), "store.kind", 'must be "postgres": that is where copies go'
-        )
-    print(json.dumps(msgspec.to_builtins(kind.copy_from(arguments.source))))
+    import msgspec
+
+    from chatservice.backend import Postgres, backend
+    from chatservice.store import StoreError
+    from chatservice.store.sqlite_source import CopyError
+
+    try:
+        kind = backend(settings, where=str(arguments.settings))
+        if not isinstance(kind, Postgres):
+            raise SettingsError(
+                str(arguments.settings),
+                "store.kind",
+                'must be "postgres": that is where copies go',
+            )
+        copied = kind.copy_from(arguments.source)
+    except (StoreError, CopyError) as error:
+        return _complain(1, error, arguments.report)
+    print(json.dumps(msgspec.to_builtins(copied)))
     return 0
 
 

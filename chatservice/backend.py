@@ -1,19 +1,20 @@
-"""Which store the settings name, with what belongs to it: its bus and its schema."""
+"""Which store the settings name, with what belongs to it: its bus and its schema.
+
+What a store is made of is loaded where it is used: bringing a schema up to date takes little.
+"""
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from chatservice.cluster import Alone, Bus
 from chatservice.config import Settings, SettingsError
-from chatservice.store import SchemaVersion, Store
 from chatservice.store import migrate as sqlite_schema
-from chatservice.store.sqlite import SqliteStore
 
 if TYPE_CHECKING:
+    from chatservice.cluster import Bus
+    from chatservice.store import SchemaVersion, Store
     from chatservice.store.copying import Copied
 
 
@@ -61,6 +62,8 @@ class Sqlite:
 
     def store(self) -> Store:
         """Make the store."""
+        from chatservice.store.sqlite import SqliteStore
+
         settings = self.settings
         return SqliteStore(
             settings.database,
@@ -70,6 +73,8 @@ class Sqlite:
 
     def bus(self) -> Bus:
         """There are no other nodes."""
+        from chatservice.cluster import Alone
+
         return Alone()
 
     def release_schema(self) -> SchemaVersion:
@@ -125,12 +130,16 @@ class Postgres:
 
     def database_schema(self) -> SchemaVersion | None:
         """Ask the server."""
+        import asyncio
+
         from chatservice.store import postgres_migrate
 
         return asyncio.run(postgres_migrate.ask_schema(self._dsn))
 
     def migrate(self) -> SchemaVersion:
         """Bring the database up to date."""
+        import asyncio
+
         from chatservice.store import postgres_migrate
 
         return asyncio.run(postgres_migrate.migrate_at(self._dsn))
@@ -141,6 +150,8 @@ class Postgres:
         Raises:
             StoreError, CopyError: nothing was copied.
         """
+        import asyncio
+
         from chatservice.store.copying import copy_sqlite
 
         return asyncio.run(copy_sqlite(place, self._dsn, keep=self._settings.history.keep))

@@ -43,6 +43,7 @@ from chatservice.log_format import ROOT
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
 from chatservice.protocol import CloseCode
+from chatservice.reporting import RELOAD_SECONDS
 from chatservice.rooms import RoomBusyError
 from chatservice.server import ChatServer
 from chatservice.store import Store, StoreError, StoreErrorKind
@@ -53,8 +54,6 @@ from chatservice.takeover import Claim, agreed_version, claim, hand_over, settle
 
 log = get_logger("process")
 
-RELOAD_SECONDS: Final = 60.0
-"""How long a successor may take until it serves."""
 TOLD_SECONDS: Final = 4.0
 """How long the other nodes may take to know a successor; its predecessor stays for longer."""
 ANSWER_SECONDS: Final = 10.0

@@ -12,50 +12,16 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
-VARIABLE: Final = "CHATSERVICE_REPORT_FD"
-MAX_REPORT: Final = 65_536
+from chatservice.reporting import MAX_REPORT, VARIABLE, Outcome, Report
+
+__all__ = ["Outcome", "Report", "Successor"]
+
 INHERITED: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 """What systemd passed to the parent alone."""
-
-
-class Outcome(msgspec.Struct, omit_defaults=True):
-    """How a start went: it serves, or `error` says why not."""
-
-    pid: int
-    serving: bool = False
-    error: str = ""
-    last_start: dict[str, Any] = {}
-
-
-class Report:
-    """The successor's side; without a parent that waits, nothing happens."""
-
-    def __init__(self) -> None:
-        self._descriptor: int | None = None
-        number = os.environ.pop(VARIABLE, "")
-        if number.isdigit():
-            self._descriptor = int(number)
-            with contextlib.suppress(OSError):
-                os.set_inheritable(self._descriptor, False)
-
-    def serving(self, last_start: dict[str, Any]) -> None:
-        """It serves."""
-        self._say(Outcome(os.getpid(), serving=True, last_start=last_start))
-
-    def failed(self, why: str) -> None:
-        """It does not."""
-        self._say(Outcome(os.getpid(), error=why))
-
-    def _say(self, outcome: Outcome) -> None:
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            with contextlib.suppress(OSError):
-                os.write(descriptor, msgspec.json.encode(outcome)[:MAX_REPORT])
-                os.close(descriptor)
 
 
 class Successor:
