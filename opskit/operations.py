@@ -21,6 +21,7 @@ from opskit.deploy.step import Step
 from opskit.deployments import Action
 from opskit.environment import Environment
 from opskit.fleet import Fleet
+from opskit.observe.deployment import follow
 from opskit.person import this_person
 from opskit.problems import ConfigError, Problem
 from opskit.secrets import Secret, Source, resolve
@@ -55,6 +56,7 @@ class Operation:
         """
         with self._resources:
             plan.run(self.act, self.steps, self.observe)
+        follow(self.act)
 
 
 def deploy(

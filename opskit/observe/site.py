@@ -2,6 +2,7 @@
 
     <root>/configs/<digest>/    one configuration, whole and validated; never changed
     <root>/current              -> configs/<digest>, switched by rename
+    <root>/releases/v12         -> ../configs/<digest>, what was live when v12 was deployed
     <root>/secrets/             0600; what receivers are told with
     <root>/metrics/             what probes found, for the exporter
     <root>/data/ log/ run/      the programs' own
@@ -31,7 +32,10 @@ from opskit.observe.daemons import Daemon, program, said
 from opskit.secrets import Secret, create_private
 from opskit.staging import sync
 
-KEPT: Final = 5
+KEPT: Final = 3
+"""Configurations kept that are of no use any more, to be looked at."""
+RELEASES_KEPT: Final = 20
+"""Releases whose configuration is kept: more than an environment keeps of the releases."""
 READY_SECONDS: Final = 60.0
 _HTTP: Final = 10.0
 _PROMETHEUS: Final = "prometheus/prometheus.yml"
@@ -160,6 +164,11 @@ class MonitoringSite:
             self._programs[name] = program(*names, package=package)
         return self._programs[name]
 
+    @property
+    def running(self) -> bool:
+        """Whether anything of it runs: where nothing does, nobody wants it to."""
+        return self.current.is_dir() and any(one.pid is not None for one in self.daemons().values())
+
     # --- acts ---------------------------------------------------------------------------------
 
     def apply(self, files: Mapping[str, str], secrets: Mapping[str, Secret]) -> Changes:
@@ -172,19 +181,38 @@ class MonitoringSite:
         with self._alone():
             for name, value in secrets.items():
                 self._write_secret(name, value)
-            name = self._install(files)
-            before = self._live()
-            self._point_at(name)
-            try:
-                started, restarted, reloaded = self._run(changed=before != name)
-            except Failure:
-                if before is not None and before != name:
-                    self._point_at(before)
-                    with contextlib.suppress(Failure):
-                        self._run(changed=True)
-                raise
-            self._prune({name, before})
-            return Changes(name, before != name, started, restarted, reloaded)
+            return self._switch_to(self._install(files))
+
+    def remember(self, release: str) -> None:
+        """Note that what is live now belongs to a release, for when that is rolled back to."""
+        with self._alone():
+            live = self._live()
+            if live is not None:
+                _link(self.root / "releases" / release, Path("..") / "configs" / live)
+
+    def restore(self, release: str) -> Changes | None:
+        """Make what belonged to a release live again; None when that is not known any more.
+
+        Raises:
+            Failure: a program does not run from it. What was live before is live still.
+        """
+        with self._alone():
+            link = self.root / "releases" / release
+            return self._switch_to(Path(os.readlink(link)).name) if link.is_dir() else None
+
+    def _switch_to(self, name: str) -> Changes:
+        before = self._live()
+        _link(self.current, Path("configs") / name)
+        try:
+            started, restarted, reloaded = self._run(changed=before != name)
+        except Failure:
+            if before is not None and before != name:
+                _link(self.current, Path("configs") / before)
+                with contextlib.suppress(Failure):
+                    self._run(changed=True)
+            raise
+        self._prune({name, before})
+        return Changes(name, before != name, started, restarted, reloaded)
 
     def stop(self) -> list[str]:
         """End everything; gives the names of what ran."""
@@ -273,13 +301,6 @@ class MonitoringSite:
         except OSError:
             return None
 
-    def _point_at(self, name: str) -> None:
-        link = self.root / ".current.new"
-        link.unlink(missing_ok=True)
-        link.symlink_to(Path("configs") / name)
-        link.rename(self.current)
-        sync(self.root)
-
     def _write_secret(self, name: str, value: Secret) -> None:
         path = self.root / "secrets" / name
         if path.exists() and path.read_bytes() == value:
@@ -288,13 +309,29 @@ class MonitoringSite:
         create_private(path, value)
 
     def _prune(self, kept: set[str | None]) -> None:
+        """Remove what is neither live, nor was a moment ago, nor is a release's."""
+        releases = list((self.root / "releases").glob("v*"))
+        releases.sort(key=lambda link: link.lstat().st_mtime, reverse=True)
+        for link in releases[RELEASES_KEPT:]:
+            link.unlink(missing_ok=True)
+        kept = kept | {Path(os.readlink(link)).name for link in releases[:RELEASES_KEPT]}
         places = sorted(
             (path for path in (self.root / "configs").iterdir() if path.name not in kept),
             key=lambda path: path.stat().st_mtime,
             reverse=True,
         )
-        for path in places[KEPT - len(kept) :]:
+        for path in places[KEPT:]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _link(link: Path, target: Path) -> None:
+    """Point a link at something, in one step."""
+    link.parent.mkdir(exist_ok=True)
+    new = link.parent / f".{link.name}.new"
+    new.unlink(missing_ok=True)
+    new.symlink_to(target)
+    new.rename(link)
+    sync(link.parent)
 
 
 @dataclass(frozen=True)

@@ -217,11 +217,7 @@ def test_a_changed_threshold_is_live_after_a_reload(watched: Watched) -> None:
     changes = watch(watched.site.environment, site)
     assert set(changes.reloaded) == {"prometheus", "alertmanager"}
     assert site.daemons()["prometheus"].pid == pid
-    rules = httpx.get(f"{site.prometheus_url}/api/v1/rules", trust_env=False).json()
-    asked = {
-        rule["name"]: rule["query"] for group in rules["data"]["groups"] for rule in group["rules"]
-    }
-    assert "ratio_rate5m > 0.07" in asked["ChatErrorRatio"]
+    assert "ratio_rate5m > 0.07" in _rule(watched, "ChatErrorRatio")
 
 
 def _configuration(site: MonitoringSite) -> str:
@@ -370,6 +366,52 @@ def test_a_browser_shows_the_page(watched: Watched, tmp_path: Path) -> None:
         check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     assert shot.stat().st_size > 100_000
+
+
+# --- deployments ------------------------------------------------------------------------------
+
+
+def test_the_rules_go_with_the_release_and_a_rollback_brings_the_old_ones_back(
+    watched: Watched,
+) -> None:
+    """Watched from v1 on; v2 has other thresholds; v1 is rolled back to with its own."""
+    site = watched.site
+    watched.site.monitoring["alerts"]["error_ratio"] = 0.05
+    site.configure()
+    site.deploy()  # the same release, watched as it is configured now
+    assert "ratio_rate5m > 0.05" in _rule(watched, "ChatErrorRatio")
+    site.change("two")
+    watched.site.monitoring["alerts"]["error_ratio"] = 0.2
+    site.configure()
+    act = site.deploy()
+    assert (act.name, act.warnings) == ("v2", [])
+    assert "ratio_rate5m > 0.2" in _rule(watched, "ChatErrorRatio")
+    act = site.rollback(1)
+    assert (act.name, act.warnings) == ("v1", [])
+    assert "ratio_rate5m > 0.05" in _rule(watched, "ChatErrorRatio")
+    silenced = httpx.get(f"{watched.monitoring.alertmanager_url}/api/v2/silences").json()
+    assert {m["value"] for one in silenced for m in one["matchers"]} == {"dev", "connections"}
+
+
+def test_a_deployment_is_not_stopped_by_a_monitoring_that_cannot_follow(watched: Watched) -> None:
+    site = watched.site
+    site.change("three")
+    site.monitoring["receivers"] = {"slack": {"channel": "#a", "url": "env:NOT_SET"}}
+    site.configure()
+    act = site.deploy()
+    del site.monitoring["receivers"]
+    site.configure()
+    assert site.serving == act.name
+    [warning] = act.warnings
+    assert "the monitoring stays as it was" in warning
+    assert "NOT_SET is not set" in warning
+
+
+def _rule(watched: Watched, name: str) -> str:
+    answer = httpx.get(f"{watched.monitoring.prometheus_url}/api/v1/rules", trust_env=False)
+    groups = answer.json()["data"]["groups"]
+    [query] = {rule["query"] for group in groups for rule in group["rules"] if rule["name"] == name}
+    return str(query)
 
 
 # --- the end ----------------------------------------------------------------------------------
