@@ -164,6 +164,8 @@ class Host:
         (self.directory / "pid").unlink(missing_ok=True)
         # The machine's init outlives systemd-nspawn, and takes everything of it along.
         self._await(lambda: not self._kill_processes(), "die")
+        # The kernel takes its time over the link, and a new start would find it.
+        run("ip", "link", "delete", f"vb-{self.name}", check=False)
 
     def reboot(self) -> None:
         """Boot it anew, in order, and wait until it lets people in again."""
@@ -235,7 +237,7 @@ class Host:
         try:
             yield
         finally:
-            self._link("up")
+            self._link("up", check=False)  # it is gone if the machine was killed meanwhile
             run("ip", "neighbour", "delete", self.address, "dev", self.network.bridge, check=False)
 
     def authorize(self, user: str, public: str) -> None:
@@ -366,8 +368,8 @@ class Host:
             "degraded",
         )
 
-    def _link(self, state: str) -> None:
-        run("ip", "link", "set", f"vb-{self.name}", state)
+    def _link(self, state: str, *, check: bool = True) -> None:
+        run("ip", "link", "set", f"vb-{self.name}", state, check=check)
 
     def _link_address(self) -> str:
         return self.text("cat", "/sys/class/net/host0/address").strip()

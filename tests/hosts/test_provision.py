@@ -230,6 +230,8 @@ def test_what_somebody_changed_is_put_back_and_nothing_else(ready: Ready) -> Non
         "make /opt/chat/secrets (root:chat 750)",
         "let Caddy serve it",
     ]
+    assert ready.host.text("systemctl", "is-active", "caddy") == "active\n"
+    assert ready.host.text("systemctl", "is-enabled", "caddy") == "enabled\n"
 
 
 def test_a_proxy_configuration_of_somebody_elses_is_left_alone(ready: Ready) -> None:
