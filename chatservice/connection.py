@@ -267,10 +267,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: do what the library makes of them, a little at a time."""
-        if self.slot is not None:
-            self.slot.received += len(data)
-            self._loop.call_soon(self.settle)  # when what this calls for is said
+        if self.slot is None:
+            self._receive(data)
+            return
+        self.slot.received += len(data)
         self._receive(data)
+        self._loop.call_soon(self.settle)  # when what this calls for is said
 
     def _receive(self, data: bytes) -> None:
         self._seen = self._loop.time()

@@ -12,7 +12,7 @@ from chatservice.actions import Action, Admit, Announce, Fetch, Recount, Store, 
 from chatservice.connection import Connection
 from chatservice.metrics import Metrics
 from chatservice.outbox import Outbox, text_frame
-from chatservice.protocol import Message, ServerFrame
+from chatservice.protocol import Message, Presence, PresenceChange, ServerFrame
 from chatservice.room import Room
 
 
@@ -42,6 +42,7 @@ class LiveRoom:
         "_store",
         "_welcomed",
         "due",
+        "gone",
         "pending",
         "room",
         "stale",
@@ -63,6 +64,8 @@ class LiveRoom:
         """Operations that are being made durable; the room stays in memory until they are."""
         self.due = float("inf")
         """When the timer wheel calls next, in seconds of the loop's clock."""
+        self.gone: list[str] = []
+        """Users of whom the others are about to hear, at the next flush, that they are offline."""
         self.stale = False
         """The store no longer holds this history: members reload, and nobody joins any more."""
         self._metrics = metrics
@@ -91,6 +94,10 @@ class LiveRoom:
                 if isinstance(action.frame, Message):
                     self._shared += 1
                     self._shared_bytes += len(frame)
+                elif isinstance(action.frame, PresenceChange) and (
+                    action.frame.state is Presence.OFFLINE
+                ):
+                    self.gone.append(action.frame.user)
                 outbox.to_all(frame, self.room.devices(action.but) if action.but else ())
             elif isinstance(action, ToMember):
                 outbox.to_member(action.key, text_frame(action.frame))
@@ -139,3 +146,4 @@ class LiveRoom:
             self._metrics.top.count(self.room.workspace, self._shared, size)
             self._shared = self._shared_bytes = 0
         self._flushed(self)
+        self.gone.clear()

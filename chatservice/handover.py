@@ -225,6 +225,8 @@ class Inheritance:
             server.connected(connection)
         for live, _ in self._rooms.values():
             server.rooms.watch(live)
+        if paused is None:
+            await server.rooms.catch_up()
         attaching = [(connection, sock) for connection, sock, _ in self._members]
         attaching += self._visitors
         lost = 0

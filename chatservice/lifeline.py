@@ -104,7 +104,7 @@ class Lifeline:
         slot, connection.slot = connection.slot, None
         if slot is not None:
             self._store.drop(f"{_PREFIX}{slot.number}")
-            self.survival.expire(slot.number)
+            self.survival.let_go(slot.number)
 
     def publish(self, live: LiveRoom) -> None:
         """All members were given everything up to the room's number."""
@@ -169,13 +169,13 @@ def salvage(
     for number, who, state in survival.members():
         name = f"{_PREFIX}{number}"
         sock = sockets.pop(name, None)
-        left = who.until - now if state == LEFT else grace
+        left = max(0.0, who.until - now) if state == LEFT else grace
         present = state == MEMBER and sock is not None and who.workspace in rooms
         came = went = False
         if sock is not None and present:
             with contextlib.suppress(OSError):
                 came, went = survival.settled(number, who, sock)
-        if who.workspace in rooms and left > 0:
+        if who.workspace in rooms:
             _count(users[who.workspace], who, None if came and went else left)
         if sock is not None and came and went:
             clients.append(_client(number, who, heartbeat))
@@ -184,7 +184,10 @@ def salvage(
         if sock is not None:
             doubtful += state == MEMBER
             _end(store, name, sock, farewell if went else b"")
-        survival.release(number)
+        if who.workspace not in rooms:
+            survival.release(number)
+        elif state == MEMBER:
+            survival.leave(number, now + grace)
     for name, sock in sockets.items():
         _end(store, name, sock)
     workspaces = [

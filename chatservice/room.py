@@ -123,6 +123,11 @@ class Room(Generic[Key]):
         """When `tick` is to be called next."""
         return self._attendance.deadline
 
+    @property
+    def behind(self) -> bool:
+        """Whether messages are known to be stored that are not published here yet."""
+        return self.seq < self._known
+
     def __len__(self) -> int:
         return len(self._members)
 

@@ -49,6 +49,8 @@ IDLE_SECONDS = 60.0
 
 REACH_SECONDS: Final = 5.0
 """How long a client from another node waits for what it saw there, before it reloads."""
+CATCH_UP_SECONDS = 5.0
+"""How long members wait after a crash for a store that does not answer."""
 FETCH_RETRY_SECONDS = 0.5
 """How long after a failure what a room misses is read again."""
 
@@ -100,6 +102,7 @@ class Rooms:
         self._fetching: asyncio.Task[None] | None = None
         self.survival: Survival | None = None
         """Where it is noted what members were given, beyond a crash."""
+        self._verifying: asyncio.Task[None] | None = None
         self._expected: dict[str, tuple[Workspace, float, float]] = {}
         self._running = asyncio.Event()
         self._running.set()
@@ -214,6 +217,8 @@ class Rooms:
         if self.survival is not None:
             room = live.room
             self.survival.publish(room.workspace, room.epoch, room.seq)
+            for user in live.gone:
+                self.survival.offline(room.workspace, user)
 
     def _enlist(self, live: LiveRoom) -> None:
         self._live[live.room.workspace] = live
@@ -247,7 +252,16 @@ class Rooms:
             live.carry_out(live.room.noticed(known))
         if not isinstance(self._bus, Alone):
             self.neighbours.resync()
-        self._tasks.spawn(self._verify([live for live, _ in rooms.values()]))
+        self._verifying = self._tasks.spawn(self._verify([live for live, _ in rooms.values()]))
+
+    async def catch_up(self) -> None:
+        """Wait until rooms that were adopted have published all that is stored, or for a while."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CATCH_UP_SECONDS):
+                if self._verifying is not None:
+                    await asyncio.wait([self._verifying])
+                while any(live.room.behind for live in self._live.values()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.002)
 
     async def _verify(self, rooms: list[LiveRoom]) -> None:
         """See whether the store holds the histories that rooms of another process go on from.

@@ -22,7 +22,6 @@ import socket
 import struct
 import termios
 import time
-from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -121,7 +120,8 @@ class Survival:
         if size == 0:
             _HEADER.pack_into(self._map, 0, MAGIC, VERSION, SLOT, 0, 0.0)
         self._free: list[int] = []
-        self._leaving: deque[tuple[float, int]] = deque()
+        self._left: dict[tuple[str, str], list[int]] = {}
+        self._open: set[int] = set()
         self._rooms: dict[str, int] = {}
         self.reload()
 
@@ -130,15 +130,24 @@ class Survival:
         states = self._map[0::SLOT]
         self._free = [number for number in range(self._slots - 1, 0, -1) if not states[number]]
         self._rooms = {where.workspace: number for number, where, _ in self.rooms()}
-        left = [(who.until, number) for number, who, state in self.members() if state == LEFT]
-        self._leaving = deque(sorted(left))
+        self._left = {}
+        self._open = set()
+        for number, who, state in self.members():
+            if state == LEFT:
+                self._left.setdefault((who.workspace, who.user), []).append(number)
+            else:
+                self._open.add(number)
 
     # --- connections ---------------------------------------------------------------------
 
     def keep(self, who: Who) -> Slot | None:
         """Take a slot for a connection; None where there is none, or it does not fit."""
         number = self._take(MEMBER, msgspec.msgpack.encode(who))
-        return Slot(self._map, number, 0, 0) if number else None
+        if not number:
+            return None
+        self._open.add(number)
+        self.offline(who.workspace, who.user)
+        return Slot(self._map, number, 0, 0)
 
     def resume(self, number: int, sock: socket.socket) -> Slot | None:
         """Go on with a slot of another process; None where it is no connection's."""
@@ -157,24 +166,33 @@ class Survival:
         return True
 
     def leave(self, number: int, until: float) -> None:
-        """The connection is closed; its user counts as online until then (Unix time)."""
+        """The connection is closed; its user counts as online until then (Unix time), or longer.
+
+        The slot is kept until it is said that they are `offline`.
+        """
         who = self.who(number)
         who.until, who.token = until, ""
         self._write(number * SLOT, msgspec.msgpack.encode(who))
         self._map[number * SLOT] = LEFT
+        self._left.setdefault((who.workspace, who.user), []).append(number)
 
-    def expire(self, number: int) -> None:
-        """The socket is gone, too: free the slot when the user no longer counts as online."""
-        if self._map[number * SLOT] == LEFT and (until := self.who(number).until) > time.time():
-            self._leaving.append((until, number))
-        else:
+    def offline(self, workspace: str, user: str) -> None:
+        """A user is back, or all others were told that they are gone."""
+        for number in self._left.pop((workspace, user), ()):
             self.release(number)
+
+    def let_go(self, number: int) -> None:
+        """Nothing is kept under this number any more."""
+        self._open.discard(number)
+        if self._map[number * SLOT] == FREE:
+            self._free.append(number)
 
     def release(self, number: int) -> None:
         """Nothing of it matters any more."""
         if self._map[number * SLOT] != FREE:
             self._map[number * SLOT] = FREE
-            self._free.append(number)
+            if number not in self._open:
+                self._free.append(number)
 
     def who(self, number: int) -> Who:
         """Give whose a slot is.
@@ -244,8 +262,7 @@ class Survival:
         """Free every slot."""
         for number in range(1, self._slots):
             self._map[number * SLOT] = FREE
-        self._free = list(range(self._slots - 1, 0, -1))
-        self._rooms.clear()
+        self.reload()
 
     def close(self, *, remove: bool) -> None:
         """Let go of the file; `remove` it where nobody comes after."""
@@ -256,8 +273,6 @@ class Survival:
     # --- inside --------------------------------------------------------------------------
 
     def _take(self, state: int, body: bytes, first: int = 0) -> int:
-        while self._leaving and self._leaving[0][0] < time.time():
-            self.release(self._leaving.popleft()[1])
         if not self._free or len(body) > SLOT - _BODY - _LENGTH.size:
             return 0
         number = self._free.pop()

@@ -74,9 +74,12 @@ class Keeper:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def kill(self) -> None:
-        """Kill -9 the service when it has nothing to do, and wait until it serves again."""
-        if self.service.returncode is None:
+    def kill(self, *, idle: bool = True) -> None:
+        """Kill -9 the service, and wait until it serves again.
+
+        With `idle`, at a moment at which it has nothing to do.
+        """
+        if idle and self.service.returncode is None:
             status(self.service)  # which it answers in a later turn of its loop
         starts = self.starts
         self.service.kill()
