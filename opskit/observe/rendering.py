@@ -57,8 +57,8 @@ def render_monitoring(
     panels = Panels.load()
     values = _values(environment, place, pace, panels)
     files = {
-        path.format(environment=environment.name): _template(template).render(**values)
-        for path, template in FILES.items()
+        path.format(environment=environment.name): template(name).render(**values)
+        for path, name in FILES.items()
     }
     rules.check(files["prometheus/rules/alerts.yml"], runbooks=RUNBOOKS)
     return files | {f"grafana/dashboards/{name}": text for name, text in panels.files.items()}
@@ -168,5 +168,6 @@ def _templates() -> jinja2.Environment:
     return templates
 
 
-def _template(name: str) -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """Give a template whose marks are `<<` and `<%`."""
     return _templates().get_template(name)

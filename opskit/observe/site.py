@@ -62,12 +62,14 @@ class MonitoringSite:
         monitoring: ports, how long samples are kept.
         probe: the command that probes, run by the exporter; empty for none.
         record: the record of deployments of an environment on this machine, or None.
+        python: the interpreter that has opskit.
     """
 
     root: Path
     monitoring: Monitoring
     probe: Sequence[str] = ()
     record: Path | None = None
+    python: str = sys.executable
     _programs: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     # --- where --------------------------------------------------------------------------------
@@ -141,7 +143,7 @@ class MonitoringSite:
         }
 
     def _exporter(self) -> tuple[str, ...]:
-        options = [sys.executable, "-m", "opskit.observe.exporter"]
+        options = [self.python, "-m", "opskit.observe.exporter"]
         options += ["--port", str(self.monitoring.exporter_port)]
         options += ["--directory", str(self.metrics)]
         if self.record is not None:

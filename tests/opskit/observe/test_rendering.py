@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from opskit.observe import rendering, rules
 from opskit.observe.local import resolve_secrets
 from opskit.observe.pace import Pace
 from opskit.observe.rendering import RUNBOOKS, render_monitoring, scrape_addresses
+from opskit.observe.systemd import units
 from opskit.problems import ConfigError
 
 EVERYBODY = {
@@ -225,3 +226,34 @@ def test_every_runbook_is_of_an_alert_and_names_commands_that_there_are(tmp_path
         # What it says of a threshold is its name and its default.
         for name in re.findall(r"monitoring\.alerts\.(\w+)", page):
             assert name in type(environment(tmp_path).monitoring.alerts).model_fields, path.name
+
+
+# --- a monitoring host ------------------------------------------------------------------------
+
+
+def test_the_units_of_a_monitoring_host_are_ones_that_systemd_takes(tmp_path: Path) -> None:
+    """The very arguments that `opskit monitor` uses; the probe's timer goes as configured."""
+    one = environment(tmp_path, "prod", probe_interval=120, prometheus_port=9190)
+    files = units(one, PurePosixPath("/srv/monitoring"))
+    assert set(files) == {
+        "opskit-alertmanager-prod.service", "opskit-exporter-prod.service",
+        "opskit-prometheus-prod.service", "opskit-probe-prod.service", "opskit-probe-prod.timer",
+    }  # fmt: skip
+    timer, probe = files["opskit-probe-prod.timer"], files["opskit-probe-prod.service"]
+    assert "\nOnUnitInactiveSec=120s\n" in timer
+    assert "opskit --environments /etc/opskit/environments.yaml probe prod\n" in probe
+    prometheus = files["opskit-prometheus-prod.service"]
+    assert "--web.listen-address=127.0.0.1:9190" in prometheus
+    assert "--config.file=/srv/monitoring/current/prometheus/prometheus.yml" in prometheus
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    for name, text in files.items():
+        # It looks for every program; those of the host are not here.
+        plain = re.sub(r"(?<==)/opt/opskit/\S+|(?<==)/usr/bin/prometheus\S*", "/bin/true", text)
+        (tmp_path / name).write_text(plain.replace("User=opskit-monitor\n", ""), encoding="utf-8")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", *(str(tmp_path / name) for name in files)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    complaints = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
+    assert complaints == []
