@@ -1,0 +1,74 @@
+"""Deploys and rollbacks on a real host, under load through its proxy: nobody notices.
+
+The suite does four acts under 200 clients. HOSTS_CLIENTS=2000 HOSTS_RATE=200 HOSTS_ROUNDS=10 does
+ten deploys and ten rollbacks under 2,000.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.chaos.conftest import seed as seed
+from tests.chaos.plan import Plan
+from tests.hosts.conftest import HostSites
+from tests.hosts.under_load import Deed, act_under_load
+
+pytestmark = pytest.mark.slow
+
+CLIENTS = int(os.environ.get("HOSTS_CLIENTS", "200"))
+RATE = float(os.environ.get("HOSTS_RATE", "100"))
+ROUNDS = int(os.environ.get("HOSTS_ROUNDS", "0"))
+FAILING_ROUNDS = (2, 5, 8)
+"""The rounds whose deploy brings a release that fails its smoke test."""
+SHORT = (Deed.DEPLOY, Deed.FAILING, Deed.ROLLBACK, Deed.FAILING)
+
+
+def deeds() -> tuple[Deed, ...]:
+    """Give what is done: four acts, or as many rounds of a deploy and a rollback as asked for."""
+    if not ROUNDS:
+        return SHORT
+    rounds = (
+        (Deed.FAILING if number in FAILING_ROUNDS else Deed.DEPLOY, Deed.ROLLBACK)
+        for number in range(1, ROUNDS + 1)
+    )
+    return tuple(deed for each in rounds for deed in each)
+
+
+def plan(seed: int) -> Plan:
+    """Twenty to a workspace; a fifth of them on the websockets library alone."""
+    return Plan(
+        workspaces=CLIENTS // 20,
+        users=CLIENTS * 7 // 10,
+        second_devices=CLIENTS // 10,
+        raw=CLIENTS // 5,
+        walkers=4,
+        quitters=2,
+        rate=RATE,
+        seed=seed,
+    )
+
+
+async def test_nobody_notices_deploys_and_rollbacks(
+    host_site: HostSites, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing acknowledged is lost, doubled or out of order, and no connection ends."""
+    site = host_site(settings={"limits": {"connections_per_user": 100}})
+    wanted = deeds()
+    outcome = await act_under_load(site, plan(seed), wanted, patch=monkeypatch)
+    print(outcome)
+    for one in outcome.done:
+        assert one.status == (1 if one.deed is Deed.FAILING else 0), f"{one.deed}:\n{one.said}"
+        assert ("smoke checks: preflight" in one.said) == (one.deed is Deed.FAILING), one.said
+    assert outcome.verdict.clean, str(outcome)
+    assert not outcome.unsettled
+    assert outcome.verdict.looked_at["messages stored"] >= 1000
+    assert (outcome.noticed.closed, outcome.noticed.unfounded) == (0, 0)
+    assert [way for way, _ in outcome.ways] == ["handover"] * len(wanted)
+    assert all(moved >= CLIENTS - 8 for _, moved in outcome.ways)
+    strangers = outcome.strangers
+    assert strangers.stayed, strangers.ended
+    assert strangers.sent >= 10
+    every = list(range(1, strangers.sent + 1))
+    assert list(strangers.seen) == [every, every]

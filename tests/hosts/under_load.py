@@ -1,0 +1,224 @@
+"""Deploys and rollbacks on a real host while members talk through its proxy; then the judgement.
+
+The members are those of tests/chaos: every one is recorded, and judged against what the store
+holds. They connect over WSS to the host's Caddy. opskit runs as a person would run it: a process
+of its own, that reaches the host over SSH.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from time import monotonic
+from typing import Final
+
+import pytest
+
+from chatservice.auth import sign
+from opskit.provision.run import internal_ca
+from tests.chaos.checker import Rules, Stored, Verdict, check
+from tests.chaos.continuity import Continuity, continuity
+from tests.chaos.history import Record
+from tests.chaos.load import Load, Token
+from tests.chaos.plan import Plan, person_name
+from tests.chaos.sources import read_api, read_as_client, read_database
+from tests.chaos.summary import errors_in, summary
+from tests.hosts.site import HostSite
+from tests.hosts.strangers import WORKSPACE, Strangers
+
+TOKEN_SECONDS: Final = 3600.0
+ENTERING_SECONDS: Final = 120.0
+SETTLE_SECONDS: Final = 60.0
+OPSKIT_SECONDS: Final = 300.0
+BROKEN: Final = (
+    "routes.py",
+    'response.headers["Access-Control-Allow-Methods"] = "GET"',
+    'response.headers["Access-Control-Allow-Methods"] = "PUT"',
+)
+"""A fault that the smoke test finds, and no member of the load: browsers' CORS preflight."""
+
+
+class Deed(StrEnum):
+    """What is done to the host."""
+
+    DEPLOY = "deploy"
+    FAILING = "failing deploy"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True)
+class Done:
+    """One act: what it was, how opskit ended, what it said, and how long it took in seconds."""
+
+    deed: Deed
+    status: int
+    said: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What came of it all.
+
+    Attributes:
+        done: every act.
+        ways: how each act that counted replaced the process, and how many connections moved.
+        verdict: of the checker.
+        noticed: what members noticed.
+        strangers: what the clients that are not ours saw.
+        unsettled: what was still not as it should be at the end.
+        errors: error frames, by code.
+        overview: the run in one line.
+    """
+
+    done: Sequence[Done]
+    ways: Sequence[tuple[str, int]]
+    verdict: Verdict
+    noticed: Continuity
+    strangers: Strangers
+    unsettled: str
+    errors: Counter[str]
+    overview: str
+
+    def __str__(self) -> str:
+        """Everything for a person."""
+        moved = [count for _, count in self.ways]
+        acts = ", ".join(f"{one.deed} {one.seconds:.1f} s" for one in self.done)
+        lines = [
+            self.overview,
+            f"acts: {acts}",
+            f"ways: {dict(Counter(way for way, _ in self.ways))}, connections moved "
+            f"{min(moved, default=0)} to {max(moved, default=0)}",
+            str(self.noticed),
+            f"clients that are not ours: {'stayed' if self.strangers.stayed else 'did not stay'} "
+            f"connected, {self.strangers.sent} messages {self.strangers.ended or ''}",
+            f"verdict: {self.verdict}",
+        ]
+        return "\n".join([*lines, *([f"unsettled: {self.unsettled}"] if self.unsettled else [])])
+
+
+@dataclass
+class Deeds:
+    """Does things to one host, through opskit, and keeps to what can be rolled back to."""
+
+    site: HostSite
+    good: list[int] = field(default_factory=lambda: [1])
+    """The good releases, the one that serves last."""
+    installed: int = 1
+    done: list[Done] = field(default_factory=list)
+
+    def do(self, deed: Deed) -> None:
+        """Do one thing; what fails is on record."""
+        started = monotonic()
+        match deed:
+            case Deed.ROLLBACK:
+                wanted = self.good[-2]
+                ran = self.site.opskit("rollback", f"v{wanted}", deadline=OPSKIT_SECONDS)
+                self.good += [wanted] if ran.returncode == 0 else []
+            case _:
+                self.installed += 1
+                self.site.change(f"release {self.installed}")
+                if deed is Deed.FAILING:
+                    self.site.edit(*BROKEN)
+                ran = self.site.opskit("deploy", "prod", deadline=OPSKIT_SECONDS)
+                if deed is Deed.FAILING:
+                    path, right, wrong = BROKEN
+                    self.site.edit(path, wrong, right)
+                elif ran.returncode == 0:
+                    self.good.append(self.installed)
+        said = ran.stdout + ran.stderr
+        self.done.append(Done(deed, ran.returncode, said, monotonic() - started))
+
+
+async def act_under_load(
+    site: HostSite,
+    plan: Plan,
+    deeds: Sequence[Deed],
+    *,
+    patch: pytest.MonkeyPatch,
+    calm: float = 1.0,
+) -> Judgement:
+    """Deploy a first release, put it under load, do everything, let it settle, and judge.
+
+    Args:
+        site: one host, provisioned, with nothing deployed; its service is stopped at the end.
+        plan: the load.
+        deeds: what is done, one after the other.
+        patch: has everything in this process trust the host's own authority.
+        calm: seconds between two acts.
+    """
+    first = await asyncio.to_thread(site.deploy)
+    assert first.report is not None
+    node = site.connect().lead
+    authority = site.directory / "authority.pem"
+    authority.write_text(internal_ca(node.executor))
+    patch.setenv("SSL_CERT_FILE", str(authority))
+    url = site.environment.base_url
+    secret = (site.directory / "jwt_secret").read_text()
+
+    def token(user: str, workspace: str, name: str) -> str:
+        return sign(secret, user=user, workspaces=[workspace], name=name, ttl=TOKEN_SECONDS)
+
+    load = Load([url], token, plan)
+    doer = Deeds(site)
+    words = (token("program", WORKSPACE, "Program"), token("page", WORKSPACE, "Page"))
+    async with Strangers(url, words) as strangers, load:
+        await _everybody(load)
+        for deed in deeds:
+            await asyncio.sleep(calm)
+            await asyncio.to_thread(doer.do, deed)
+        await asyncio.sleep(calm)
+        unsettled = await load.quiesce(SETTLE_SECONDS)
+        await strangers.settle()
+    # Only now: who asks is a member, too, and would be seen to come.
+    told = await _ask_all(url, load.records, token)
+    record = await asyncio.to_thread(node.record)
+    stopped = await asyncio.to_thread(site.opskit, "stop", "prod")
+    assert stopped.returncode == 0, stopped.stderr
+    settings = site.environment.settings
+    file = site.hosts[0].root / str(node.layout.state).lstrip("/") / "chat.db"
+    rooms = sorted({one.workspace for one in load.records})
+    kept = await asyncio.to_thread(read_database, Path(file), rooms, keep=settings.history.keep)
+    rules = Rules(
+        grace=settings.timing.presence_grace,
+        keep=settings.history.keep,
+        skew=max(0.5, 2 * load.skew),
+        errors=frozenset({"rate_limited"}),
+    )
+    verdict = await asyncio.to_thread(check, load.records, [*kept, *told], rules)
+    return Judgement(
+        doer.done,
+        [
+            (one.connections.how, one.connections.moved)
+            for one in record.deployments[1:]
+            if one.connections
+        ],
+        verdict,
+        continuity(load.records),
+        strangers,
+        unsettled,
+        errors_in(load.records),
+        summary(load.records, Counter(str(one.deed) for one in doer.done)),
+    )
+
+
+async def _everybody(load: Load) -> None:
+    """Wait until every member of the load is connected."""
+    async with asyncio.timeout(ENTERING_SECONDS):
+        while not all(one.connected for one in load.present.values()):
+            await asyncio.sleep(0.1)
+
+
+async def _ask_all(url: str, records: Sequence[Record], token: Token) -> list[Stored]:
+    """Read every workspace as clients do, through the proxy."""
+    members = {record.workspace: record.user for record in records}
+    told: list[Stored] = []
+    for workspace, user in sorted(members.items()):
+        signed = token(user, workspace, person_name(user))
+        told.append(await read_as_client(url, workspace, signed))
+        told.append(await asyncio.to_thread(read_api, url, workspace, signed))
+    return told
