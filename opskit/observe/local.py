@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from opskit.environment import Environment
 from opskit.failure import Misuse
 from opskit.observe.probe import Probe, deployment_metrics, export, probe, probe_metrics
-from opskit.observe.rendering import render_monitoring
+from opskit.observe.rendering import admin_on_loopback, render_monitoring
 from opskit.observe.site import Changes, MonitoringSite
 from opskit.problems import ConfigError, Problem
 from opskit.secrets import Secret, SecretRef, resolve
@@ -23,26 +24,39 @@ if TYPE_CHECKING:
 def site_of(environment: Environment, *, file: Path | None = None) -> MonitoringSite:
     """Give where an environment is watched from on this machine.
 
+    One on this machine is watched from its own root; one on hosts from this user's state, so that
+    any machine that reaches their admin ports can be its monitoring host.
+
     Args:
         environment: what is watched.
         file: the environments.yaml that was given on the command line, for the probe to be given.
 
     Raises:
-        Misuse: it is on hosts, which a monitoring host watches.
+        Misuse: its admin ports are on loopback of the hosts, where only they reach them.
     """
-    if environment.target != "local":
+    if environment.target != "local" and admin_on_loopback(environment):
         raise Misuse(
-            f"{environment.name} is on hosts: this machine watches local environments only",
-            hint=f"opskit provision {environment.name} sets its monitoring host up",
+            f"{environment.where('chat', 'service', 'admin_host')}: environment "
+            f"{environment.name}: chat.service.admin_host is on loopback of each host, where "
+            "Prometheus on this machine does not reach it",
+            hint="set it to an address of a private network, which no client reaches",
         )
     file = (file or environment.path).absolute()
     probing = [sys.executable, "-m", "opskit", "--environments", str(file), "probe"]
     return MonitoringSite(
-        root=environment.root / "monitoring",
+        root=home_of(environment),
         monitoring=environment.monitoring,
         probe=(*probing, environment.name),
-        record=Path(environment.layout.deployments),
+        record=Path(environment.layout.deployments) if environment.target == "local" else None,
     )
+
+
+def home_of(environment: Environment) -> Path:
+    """Give the directory on this machine that an environment's monitoring lies in."""
+    if environment.target == "local":
+        return environment.root / "monitoring"
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(state) / "opskit" / environment.name / "monitoring"
 
 
 def watch(environment: Environment, site: MonitoringSite) -> Changes:
@@ -92,7 +106,7 @@ def probe_now(
     """
     environment = fleet.environment
     found = probe(fleet, on_result=on_result)
-    place = directory or environment.root / "monitoring" / "metrics"
-    if environment.target != "local":  # where it is, the exporter reads the record itself
+    place = directory or home_of(environment) / "metrics"
+    if environment.target != "local":  # where it is local, the exporter reads the record itself
         export(deployment_metrics(fleet.lead.record()), place, "deployment.prom")
     return found, export(probe_metrics(found), place)

@@ -126,10 +126,15 @@ def scrape_addresses(environment: Environment) -> list[str]:
     if environment.target == "local":
         nodes = (environment.node(number) for number in range(1, environment.nodes + 1))
         return [_joined(*_admin(node)) for node in nodes]
-    bound = environment.settings.service
-    if bound.admin_host in ("127.0.0.1", "::1", "localhost"):
+    if admin_on_loopback(environment):
         return [_joined(*_admin(environment))]
-    return [_joined(name, bound.admin_port) for name in environment.hosts]
+    port = environment.settings.service.admin_port
+    return [_joined(name, port) for name in environment.hosts]
+
+
+def admin_on_loopback(environment: Environment) -> bool:
+    """Say whether the metrics can be read on each host alone."""
+    return environment.settings.service.admin_host in ("127.0.0.1", "::1", "localhost")
 
 
 def _admin(environment: Environment) -> tuple[str, int]:

@@ -15,9 +15,9 @@ from typer.main import get_command
 
 from opskit.cli import app
 from opskit.environment import Environment, load_environments
-from opskit.failure import Failure
+from opskit.failure import Failure, Misuse
 from opskit.observe import rendering, rules
-from opskit.observe.local import resolve_secrets
+from opskit.observe.local import resolve_secrets, site_of
 from opskit.observe.pace import Pace
 from opskit.observe.rendering import RUNBOOKS, render_monitoring, scrape_addresses
 from opskit.observe.systemd import units
@@ -139,7 +139,9 @@ def test_each_node_of_this_machine_is_watched(tmp_path: Path) -> None:
     assert found == ["127.0.0.1:8766", "127.0.0.1:8776", "127.0.0.1:8786"]
 
 
-def test_each_host_is_watched_where_its_admin_port_can_be_reached(tmp_path: Path) -> None:
+def test_each_host_is_watched_where_its_admin_port_can_be_reached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "environments.yaml"
     one = {
         "target": "ssh", "hosts": ["a.example.net", "b.example.net"], "url": "https://c.example.net",
@@ -147,8 +149,16 @@ def test_each_host_is_watched_where_its_admin_port_can_be_reached(tmp_path: Path
         "chat": {"store": {"kind": "postgres"}, "service": {"admin_host": "0.0.0.0"}},
     }  # fmt: skip
     file.write_text(json.dumps({"environments": {"prod": one}}), encoding="utf-8")
-    found = scrape_addresses(load_environments(file).get("prod"))
-    assert found == ["a.example.net:8766", "b.example.net:8766"]
+    prod = load_environments(file).get("prod")
+    assert scrape_addresses(prod) == ["a.example.net:8766", "b.example.net:8766"]
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    site = site_of(prod)
+    assert site.root == tmp_path / "state/opskit/prod/monitoring"
+    assert site.probe[-2:] == ("probe", "prod")
+    one["chat"]["service"]["admin_host"] = "127.0.0.1"  # type: ignore[index]
+    file.write_text(json.dumps({"environments": {"prod": one}}), encoding="utf-8")
+    with pytest.raises(Misuse, match=r"chat.service.admin_host is on loopback of each host"):
+        site_of(load_environments(file).get("prod"))
 
 
 # --- complete ---------------------------------------------------------------------------------
