@@ -126,7 +126,7 @@ def shown(
             continue
         if as_json:
             if node and record is not None:
-                line = json.dumps({"node": node, **record}, ensure_ascii=False)
+                line = json.dumps({"source": node, **record}, ensure_ascii=False)
             yield line.encode(errors="replace").decode()
             continue
         before = paint("cyan", f"{node:<10}") + " " if node else ""

@@ -48,7 +48,7 @@ class Following:
 
 
 def count(node: str) -> Callable[[list[dict[str, object]]], int]:
-    return lambda seen: sum(line.get("node") == node for line in seen)
+    return lambda seen: sum(line.get("source") == node for line in seen)
 
 
 def test_logs_are_merged_and_a_lost_connection_leaves_no_gap(host_site: HostSites) -> None:
@@ -80,7 +80,7 @@ def test_logs_are_merged_and_a_lost_connection_leaves_no_gap(host_site: HostSite
         one.text("systemctl", "start", "ssh.service")
         reload(one, 1)
         following.until(lambda seen: seen_one(seen) >= 5)
-        times = [str(line["ts"]) for line in following.seen if line["node"] == one.address]
+        times = [str(line["ts"]) for line in following.seen if line["source"] == one.address]
         assert len(times) == len(set(times)) == 5
         assert times == sorted(times)
     finally:
@@ -96,7 +96,7 @@ def test_filters_and_merged_order_over_hosts(host_site: HostSites) -> None:
     site.deploy()
     said = site.opskit("tail", "prod", "--no-follow", "--lines", "1000", "--format", "json")
     lines = [json.loads(line) for line in said.stdout.splitlines()]
-    assert {line["node"] for line in lines} == {host.address for host in site.hosts}
+    assert {line["source"] for line in lines} == {host.address for host in site.hosts}
     times = [line["ts"] for line in lines]
     assert times == sorted(times)
     three = site.opskit("tail", "prod", "--no-follow", "--lines", "3", "--format", "json")

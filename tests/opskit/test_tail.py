@@ -130,3 +130,13 @@ def test_since_a_moment() -> None:
 def test_durations_for_people(seconds: float, text: str) -> None:
     """As exact as a person wants it."""
     assert short(seconds) == text
+
+
+def test_lines_of_several_nodes_say_whose_they_are() -> None:
+    """As JSON under `source`, since a record may speak of a node itself; before the line else."""
+    wanted = Filter()
+    [as_json] = shown([line(node="x")], wanted, as_json=True, paint=plain, node="chat1")
+    assert (json.loads(as_json)["source"], json.loads(as_json)["node"]) == ("chat1", "x")
+    [pretty] = shown([line()], wanted, as_json=False, paint=plain, node="chat1")
+    assert pretty.startswith("chat1      ")
+    assert list(shown([RAW], wanted, as_json=True, paint=plain, node="chat1")) == [RAW]
