@@ -87,7 +87,7 @@ def deploy(
     resources = ExitStack()
     directory = resources.enter_context(tempfile.TemporaryDirectory(prefix="opskit-"))
     act = _act(fleet, Action.DEPLOY, observe, on_check, timing, secrets)
-    act.build = _builder(fleet.environment, Path(directory))
+    act.build = _builder(fleet.environment, Path(directory), layers.with_name("bytecode"))
     act.move_data, act.leave_data = move_data, leave_data
     steps = deploy_steps(_layer_builder(fleet.environment, layers))
     return Operation(act, steps, observe, resources)
@@ -169,7 +169,7 @@ def _act(
     )
 
 
-def _builder(environment: Environment, into: Path) -> Build:
+def _builder(environment: Environment, into: Path, bytecode: Path | None = None) -> Build:
     """Give what builds releases: one for all nodes that have the same settings."""
     built: dict[tuple[Path, int], Release] = {}
 
@@ -180,7 +180,14 @@ def _builder(environment: Environment, into: Path) -> Build:
         if key not in built:
             place = into / str(len(built))
             place.mkdir()
-            built[key] = build(node.environment, number, into=place, source=source(environment))
+            built[key] = build(
+                node.environment,
+                number,
+                into=place,
+                source=source(environment),
+                lasting=False,  # a host syncs what it is sent
+                bytecode=bytecode,
+            )
         return built[key]
 
     return build

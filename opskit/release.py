@@ -105,6 +105,8 @@ def build(
     into: Path,
     source: Path,
     root: Path | None = None,
+    lasting: bool = True,
+    bytecode: Path | None = None,
 ) -> Release:
     """Build release `version` of an environment in `into/v<version>`; its layer is not built.
 
@@ -114,6 +116,8 @@ def build(
         into: the directory that it is made in.
         source: the source tree that it is made from.
         root: the environment's root on the host, when that is not `environment.root`.
+        lasting: whether it outlives a power cut; not when it is only made to be sent to hosts.
+        bytecode: where bytecode is kept for the next release.
 
     Raises:
         Failure: the release is there already, or something to build it from is missing.
@@ -127,13 +131,13 @@ def build(
     platform = environment.platform or this_platform()
     layer = layer_key(_lock(source).read_bytes(), environment.python, platform)
     schema = _schema(source, environment.settings.store.kind)
-    with staged(place) as directory:
+    with staged(place, lasting=lasting) as directory:
         for path in source_files(source, PACKAGE):
             _write(directory / "code" / path, (source / path).read_bytes())
         for path, text in render(environment, root).items():
             _write(directory / path, text.encode())
         _write(directory / "run.py", (TEMPLATES / PACKAGE / "run.py").read_bytes())
-        compile_tree(directory / "code", python=environment.python)
+        compile_tree(directory / "code", python=environment.python, kept=bytecode)
         (directory / LAYER_LINK).symlink_to(f"../../layers/{layer}")
         files = checksums(directory)
         release = Release(

@@ -1,8 +1,8 @@
 """Directories that appear whole or not at all, however the process that makes them ends.
 
 A directory is made beside its place under a hidden name, locked for as long as its maker lives
-(flock: the kernel lets go of it with the process), opened to every reader, put on disk and
-renamed into place. What a killed maker left is removed by the next one.
+(flock: the kernel lets go of it with the process), opened to every reader, put on disk if it is to
+last, and renamed into place. What a killed maker left is removed by the next one.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ _MARK: Final = ".making-"
 
 
 @contextlib.contextmanager
-def staged(place: Path, *, replace: bool = False) -> Iterator[Path]:
+def staged(place: Path, *, replace: bool = False, lasting: bool = True) -> Iterator[Path]:
     """Give a directory to fill, which becomes `place` when the block ends without an error.
 
     Args:
         place: the name that it gets.
         replace: whether it takes the place of what has that name. A process that dies between
             the two renames leaves neither.
+        lasting: whether it outlives a power cut; not for what is made to be sent elsewhere.
 
     Raises:
         FileExistsError: `place` is there by then, and `replace` is not set.
@@ -43,14 +44,16 @@ def staged(place: Path, *, replace: bool = False) -> Iterator[Path]:
     try:
         yield directory
         open_to_readers(directory)
-        sync_tree(directory)
+        if lasting:
+            sync_tree(directory)
         with _locked(place.parent):
             if os.path.lexists(place):
                 if not replace:
                     raise FileExistsError(errno.EEXIST, "is there already", str(place))
                 os.rename(place, former)
             os.rename(directory, place)
-        sync(place.parent)
+        if lasting:
+            sync(place.parent)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         shutil.rmtree(former, ignore_errors=True)
