@@ -15,7 +15,7 @@ def main() -> int:
     # anew under that name, so that whoever looks at the process sees which release it is.
     program = os.path.realpath(__file__)
     if program != os.path.abspath(__file__):
-        os.execv(sys.executable, [sys.executable, "-I", program, *sys.argv[1:]])
+        os.execv(sys.executable, [sys.executable, "-I", program, *sys.argv[1:]])  # noqa: S606
     release = os.path.dirname(program)
     with open(os.path.join(release, "manifest.json"), encoding="utf-8") as file:
         manifest = json.load(file)
