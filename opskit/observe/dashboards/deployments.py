@@ -33,7 +33,7 @@ def build() -> Dashboard:
         values={"0": ("fails", "red"), "1": ("passes", "green")}, nothing="never run",
     )  # fmt: skip
     board.stat(
-        "Time since the last probe",
+        "Last probe",
         "How long ago the smoke test was last run.",
         "s", f"time() - max(opskit_probe_timestamp_seconds{{{E}}})",
         steps=((None, "green"), (1200, "red")), nothing="never run",

@@ -72,19 +72,16 @@ def build() -> Dashboard:
     board.row("The disk")
     board.series(
         "Free disk",
-        "Free space where the data is kept, and what will be left tomorrow at this rate.",
+        "Free space where the data is kept, and what the data itself takes of it.",
         "bytes",
         [
-            ("{{instance}}", f"chat_data_free_bytes{{{E}}}"),
-            (
-                "tomorrow {{instance}}",
-                f"clamp_min(predict_linear(chat_data_free_bytes{{{E}}}[6h], 86400), 0)",
-            ),
+            ("free {{instance}}", f"chat_data_free_bytes{{{E}}}"),
+            ("data {{instance}}", f"chat_data_bytes{{{E}}}"),
         ],
     )
     board.series(
         "Garbage collections",
-        "Full collections of Python's memory; each stops everything for a moment.",
+        "Of Python's memory, by generation; each stops everything for a moment, 2 for the longest.",
         "cps",
         [
             (

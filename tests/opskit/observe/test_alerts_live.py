@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,9 +19,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from opskit.deployments import Action, Deployment, Outcome
+from opskit.observe.probe import export
+from opskit.observe.rules import alerts
+from opskit.observe.silence import silence
 from tests.chatservice.wire import Wire
 from tests.opskit.observe.receiver import receiving
 from tests.opskit.observe.traffic import looping
@@ -51,7 +56,11 @@ def a_process_is_killed(world: World) -> None:
     since = time.monotonic()
     service.kill()
     world.firing("ChatDown", "killed", since)
+    probed(world, "killed", 0)
+    world.until(lambda: inhibited(world, "ChatSmokeFailing", "killed"), "inhibited")
     assert {one.name for one in world.receiver.told if one.environment == "killed"} == {"ChatDown"}
+    probed(world, "killed", 1)
+    world.until(lambda: not inhibited(world, "ChatSmokeFailing", "killed"), "passing again")
     service.start()
     world.resolved("ChatDown", "killed", since)
     for _ in range(6):
@@ -112,6 +121,22 @@ def the_network_is_cut(world: World, proxy: TcpProxy) -> None:
     world.firing("ChatConnectionsDropped", "network", since)
     world.loop.run(proxy.mend())
     world.resolved("ChatConnectionsDropped", "network", since)
+
+    # Again, under the silence of a deployment: of this alert and no other, and it ends by itself.
+    since = time.monotonic()
+    silence(world.site.alertmanager_url, 15, environment="network", who="test", why="a deployment")
+    world.loop.run(proxy.cut())
+    with world.fault("network", "handler-fails"):
+        world.until(lambda: silenced(world, "ChatConnectionsDropped", "network"), "silenced")
+        deaf = Wire.join(world.services["network"], "w", "not-through-the-proxy")
+        with deaf:
+            deaf.send("typing")
+            world.firing("ChatRoomErrors", "network", since)
+    assert world.receiver.heard("ChatConnectionsDropped", "network", "firing", since) == []
+    world.loop.run(proxy.mend())
+    world.until(lambda: not silenced(world, "ChatConnectionsDropped", "network"), "resolved")
+    world.resolved("ChatRoomErrors", "network", since)
+    world.until(lambda: not active_silences(world), "the silence over by itself")
 
 
 def members_do_not_read(world: World) -> None:
@@ -216,6 +241,7 @@ def story(
         for service in world.services.values():
             stack.callback(service.close)
         world.watch.export("failing", directory / "nothing", directory / "failing.jsonl")
+        world.watch.export("killed", directory / "probed-killed")
         public = Public(world, site, directory)
         proxy = TcpProxy(world.services["network"].port)
         loop.run(proxy.mend())
@@ -243,6 +269,16 @@ def story(
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_alert_arrives_and_resolves_after_the_repair(story: Story, name: str) -> None:
     story.outcomes[name].result()
+
+
+def test_every_alert_has_been_seen_to_fire(story: Story) -> None:
+    """No alert is shipped that was never tried."""
+    for outcome in story.outcomes.values():
+        outcome.exception()
+    rules = (story.world.site.current / "prometheus/rules/alerts.yml").read_text(encoding="utf-8")
+    told = {one.name for one in story.world.receiver.told if one.status == "firing"}
+    told |= {"ChatDiskFilling"} if os.getuid() else set()  # its disk is mounted by root
+    assert told == {rule["alert"] for rule in alerts(rules)}
 
 
 def test_a_service_that_nothing_happens_to_is_not_told_of(story: Story) -> None:
@@ -278,12 +314,31 @@ def started_since(world: World, before: dict[str, Any]) -> bool:
 
 def inhibited(world: World, name: str, environment: str) -> bool:
     """Say whether an alert fires and is not told because of another."""
+    return _held_back(world, name, environment, "inhibitedBy")
+
+
+def silenced(world: World, name: str, environment: str) -> bool:
+    """Say whether an alert fires and is not told because of a silence."""
+    return _held_back(world, name, environment, "silencedBy")
+
+
+def _held_back(world: World, name: str, environment: str, why: str) -> bool:
     return any(
         one["labels"]["alertname"] == name
         and one["labels"].get("environment") == environment
-        and one["status"]["inhibitedBy"]
+        and one["status"][why]
         for one in world.watch.active()
     )
+
+
+def active_silences(world: World) -> list[Any]:
+    answer = httpx.get(f"{world.site.alertmanager_url}/api/v2/silences", trust_env=False)
+    return [one for one in answer.json() if one["status"]["state"] == "active"]
+
+
+def probed(world: World, environment: str, success: int) -> None:
+    """Have a probe say whether the service works."""
+    export(f"opskit_probe_success {success}\n", world.directory / f"probed-{environment}")
 
 
 def deployed(record: Path) -> None:
