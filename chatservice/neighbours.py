@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from chatservice.cluster import Alone, Bus, Committed, Here, Moved, Typed, Word
@@ -20,6 +20,9 @@ log = get_logger("neighbours")
 
 AT_ONCE: Final = 8
 """Rooms that are compared with the store at the same time after words may have been lost."""
+
+RETRY_SECONDS: Final = 0.5
+"""How long after a failure a comparison is begun again."""
 
 TAIL_SECONDS: Final = 1.0
 """How often the numbers of all live rooms are read, in one statement."""
@@ -57,6 +60,7 @@ class Neighbours:
         self._replaced = replaced
         self._loop = asyncio.get_running_loop()
         self._listening: dict[str, list[Heard]] = {}
+        self._resyncs = 0
         self._reviews: dict[str, set[tuple[str, str]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._predecessor = ""
@@ -212,25 +216,34 @@ class Neighbours:
             self.bus.tell(Committed(room.workspace, room.seq))
             for word in room.announcements():
                 self.bus.tell(Here(room.workspace, word.user, word.name, True))
-        self._spawn(self._compare_all(asyncio.Semaphore(AT_ONCE)))
+        self._resyncs += 1
+        self._spawn(self._compare_all(asyncio.Semaphore(AT_ONCE), self._resyncs))
 
-    async def _compare_all(self, at_once: asyncio.Semaphore) -> None:
+    async def _compare_all(self, at_once: asyncio.Semaphore, turn: int) -> None:
         async def compare(live: LiveRoom) -> None:
+            workspace = live.room.workspace
             async with at_once:
-                await self._compare(live)
+                # The store may be away for longer than the bus; a new turn compares anew anyway.
+                while self._resyncs == turn and self._find(workspace) is live:
+                    with suppress(StoreError):
+                        await self._compare(live)
+                        return
+                    await asyncio.sleep(RETRY_SECONDS)
 
         await asyncio.gather(*(compare(live) for live in tuple(self._live_rooms())))
 
     async def _compare(self, live: LiveRoom) -> None:
+        """Make a room agree with the store.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
         workspace = live.room.workspace
         with self.listening(workspace) as heard:
-            try:
-                present = await self.bus.present(workspace)
-                # Last: it opens the workspace anew, so that a room of another history must be sent
-                # away before anything else happens, or its sends would be stored in this one.
-                state = await self._state(workspace)
-            except StoreError:
-                return  # the bus is lost again, and will ask for this again
+            present = await self.bus.present(workspace)
+            # Last: it opens the workspace anew, so that a room of another history must be sent
+            # away before anything else happens, or its sends would be stored in this one.
+            state = await self._state(workspace)
             if self._frozen is not None:
                 return
             if state.epoch != live.room.epoch:

@@ -254,6 +254,7 @@ class PostgresBus:
                 self._anew = True
                 assert self._listener is not None
                 self._listener.resync()
+                self._wake.set()  # also where there is nothing but that to tell
 
     async def _beat_once(self, connection: Connection) -> bool:
         """Renew the lease; gives whether it was still held. Notices which other nodes died."""

@@ -193,14 +193,46 @@ async def test_a_room_of_another_history_is_sent_away_at_once(stage: Stage) -> N
     assert stage.asked == []
 
 
-async def test_a_bus_that_is_lost_while_comparing_changes_nothing(stage: Stage) -> None:
+async def test_a_comparison_that_fails_is_made_again_until_it_is_done(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store may be away for longer than the bus; a ghost would stay for ever."""
+    monkeypatch.setattr("chatservice.neighbours.RETRY_SECONDS", 0.001)
     stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    known = []
+
+    def meanwhile() -> None:
+        known.append(set(stage.remote))
+        stage.bus.fails = len(known) < 4
+
+    stage.bus.meanwhile = meanwhile
+    stage.neighbours.resync()
+    await stage.settled()
+    assert known == [{("n2", "bob")}] * 4
+    assert stage.remote == set()
+
+
+async def test_a_comparison_that_fails_gives_way_to_the_next(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatservice.neighbours.RETRY_SECONDS", 0.001)
     stage.bus.fails = True
     stage.neighbours.resync()
+    async with asyncio.timeout(10):
+        while not stage.bus.calls:
+            await asyncio.sleep(0)
+    stage.bus.fails = False
+    stage.neighbours.resync()
+    await stage.settled()
+    assert stage.bus.calls == ["present", "present", "state"]
+
+
+async def test_a_bus_that_is_lost_while_a_node_is_reviewed_changes_nothing(stage: Stage) -> None:
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    stage.bus.fails = True
     stage.neighbours.anew("n2")
     await stage.settled()
     assert stage.remote == {("n2", "bob")}
-    assert stage.replaced == []
 
 
 async def test_a_node_that_begins_anew_loses_whom_it_does_not_have(stage: Stage) -> None:
