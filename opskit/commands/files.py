@@ -15,7 +15,14 @@ cat > "$new" && chmod "$mode" "$new" && sync -d "$new" && mv -fT "$new" "$target
 """
 
 _UNPACK = """
-mkdir -p "$1" && exec tar -x -p --no-same-owner --warning=no-timestamp -f - -C "$1"
+rm -rf "$1" && mkdir -p "$1" && exec tar -x -p --no-same-owner --warning=no-timestamp -f - -C "$1"
+"""
+
+_MOVE = """
+if [ -n "$3" ]; then
+  chmod -R a+rX "$1" || exit
+fi
+sync -f "$1" && mv -fT "$1" "$2" && sync "$(dirname "$2")"
 """
 
 _LINK = """
@@ -51,21 +58,23 @@ def read(path: PurePosixPath) -> Command:
 
 
 def unpack(path: PurePosixPath, archive: bytes) -> Command:
-    """Unpack a tar archive into a directory, which is made."""
+    """Unpack a tar archive into a directory, which is made; what was there before is removed."""
     return Command(
         script(_UNPACK, str(path)), f"unpack into {path}", "unpack", stdin=archive, timeout=600.0
     )
 
 
-def publish(path: PurePosixPath) -> Command:
-    """Let every user read a directory and all in it; nothing in it is secret."""
-    return Command(("chmod", "-R", "a+rX", str(path)), f"let {path.name} be read", "publish")
+def move(source: PurePosixPath, target: PurePosixPath, *, readable: bool = False) -> Command:
+    """Rename a file or directory once it is on disk; nothing must be there that holds something.
 
-
-def move(source: PurePosixPath, target: PurePosixPath) -> Command:
-    """Rename a file or directory; the target must not be a directory that holds something."""
-    argv = ("mv", "-fT", str(source), str(target))
-    return Command(argv, f"rename {source.name} to {target}", "move")
+    Args:
+        source: it.
+        target: what it is called then.
+        readable: let every user read it and all in it first; nothing in it is secret.
+    """
+    argv = script(_MOVE, str(source), str(target), "readable" if readable else "")
+    what = f"rename {source.name} to {target}, once it is on disk"
+    return Command(argv, what, "move", timeout=120.0)
 
 
 def remove(*paths: PurePosixPath) -> Command:
@@ -78,11 +87,6 @@ def remove(*paths: PurePosixPath) -> Command:
 def link(target: PurePosixPath | str, path: PurePosixPath) -> Command:
     """Point the symbolic link `path` at `target` by rename; prints what it points at now."""
     return Command(script(_LINK, str(target), str(path)), f"point {path} at {target}", "link")
-
-
-def flush(path: PurePosixPath) -> Command:
-    """Wait until everything written to the file system of `path` is on disk."""
-    return Command(("sync", "-f", str(path)), "wait for the disk", "flush", timeout=120.0)
 
 
 def verify_checksums(directory: PurePosixPath, sums: dict[str, str]) -> Command:

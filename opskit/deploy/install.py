@@ -38,13 +38,10 @@ class Install(Step):
         layer = self._layer(part, part.release.layer)
         executor, layout = part.target.executor, part.target.layout
         incoming = layout.incoming(part.number)
-        executor.check(files.remove(incoming))
         executor.put_tree(part.release.path, incoming)
         sums = dict(part.release.files)
         verify(part, incoming, sums)
-        self._publish(part, incoming)
-        executor.check(files.move(incoming, layout.release(part.number)))
-        executor.check(files.flush(layout.releases))
+        self._publish(part, incoming, layout.release(part.number))
         return f"{len(sums)} files verified, layer {part.release.layer[:10]} {layer}"
 
     def _layer(self, part: Part, name: str) -> str:
@@ -54,16 +51,15 @@ class Install(Step):
         executor, layout = part.target.executor, part.target.layout
         place = self._build_layer(name)
         incoming = layout.incoming_layer(name)
-        executor.check(files.remove(incoming))
         executor.put_tree(place, incoming)
         verify(part, incoming, listed((place / MARKER).read_text(encoding="utf-8")))
-        self._publish(part, incoming)
-        executor.check(files.move(incoming, layout.layer(name)))
+        self._publish(part, incoming, layout.layer(name))
         return "uploaded"
 
-    def _publish(self, part: Part, directory: PurePosixPath) -> None:
-        if part.target.supervisor.group:
-            part.target.executor.check(files.publish(directory))
+    def _publish(self, part: Part, incoming: PurePosixPath, place: PurePosixPath) -> None:
+        """Give what was verified its name, on disk and for the service's user to read."""
+        readable = bool(part.target.supervisor.group)
+        part.target.executor.check(files.move(incoming, place, readable=readable))
 
     def undo(self, part: Part) -> str:
         """Remove what was not finished; a finished release stays, to be looked at."""

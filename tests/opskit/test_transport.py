@@ -166,9 +166,9 @@ def test_a_recording_executor_answers_from_its_table() -> None:
     executor = RecordingExecutor(
         {
             "link": lambda command: Result(0, command.argv[-2]),
-            "flush": Result(1, "", "disk on fire"),
+            "remove": Result(1, "", "disk on fire"),
         }
     )
     assert executor.check(files.link("releases/v2", PurePosixPath("/r/current"))) == "releases/v2"
-    with pytest.raises(CommandFailed, match="host: could not wait for the disk: disk on fire"):
-        executor.check(files.flush(PurePosixPath("/r")))
+    with pytest.raises(CommandFailed, match="host: could not remove r: disk on fire"):
+        executor.check(files.remove(PurePosixPath("/r")))

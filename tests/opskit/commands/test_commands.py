@@ -48,16 +48,10 @@ def test_simple_commands_as_data() -> None:
             True,
         ),
         (
-            files.move(LAYOUT.incoming(3), LAYOUT.release(3)),
-            ("mv", "-fT", "/opt/chat/releases/.incoming-v3", "/opt/chat/releases/v3"),
-            True,
-        ),
-        (
             files.remove(LAYOUT.release(1), LAYOUT.layer("abc")),
             ("rm", "-rf", "--", "/opt/chat/releases/v1", "/opt/chat/layers/abc"),
             True,
         ),
-        (files.flush(LAYOUT.releases), ("sync", "-f", "/opt/chat/releases"), True),
         (
             service.run(LAYOUT, 3, "ctl", "status", python=PYTHON, changes=False),
             (
@@ -119,7 +113,7 @@ def test_the_plan_shows_a_command_on_one_line() -> None:
     inner = files.write(LAYOUT.in_progress, b"x" * 1000)
     fenced = lock.fenced(inner, ROOT, "token", ttl=15)
     assert shown(fenced) == shown(inner) == "<write-file.sh> /opt/chat/in-progress.json 644"
-    assert shown(files.flush(ROOT)) == "sync -f /opt/chat"
+    assert shown(files.remove(ROOT)) == "rm -rf -- /opt/chat"
     assert shown(service.end(ROOT, [1], python=PYTHON, seconds=2)) == "<end.py> /opt/chat 2 1"
     secret = secret_files.replace(LAYOUT.secret("jwt_secret"), b"hush")
     assert shown(secret) == "<write-secret.sh> /opt/chat/secrets jwt_secret < (secret)"

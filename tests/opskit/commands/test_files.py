@@ -83,6 +83,45 @@ def test_checksums_are_compared(tmp_path: Path) -> None:
     assert "with space" not in result.stdout
 
 
+def test_a_tree_is_renamed_when_it_is_on_disk(tmp_path: Path) -> None:
+    """All may read it where that is asked for, and what is executable they may run."""
+    for name in ("private", "public"):
+        (tmp_path / name / "bin").mkdir(parents=True, mode=0o700)
+        (tmp_path / name).chmod(0o700)
+        (tmp_path / name / "bin" / "run").touch(mode=0o700)
+        (tmp_path / name / "file").touch(mode=0o600)
+        place = tmp_path / f"{name}-there"
+        LOCAL.check(files.move(posix(tmp_path / name), posix(place), readable=name == "public"))
+        modes = [
+            stat.S_IMODE(path.stat().st_mode)
+            for path in (place, place / "bin", place / "bin/run", place / "file")
+        ]
+        wanted = [0o755, 0o755, 0o755, 0o644] if name == "public" else [0o700, 0o700, 0o700, 0o600]
+        assert modes == wanted
+        assert not (tmp_path / name).exists()
+
+
+def test_a_tree_is_not_renamed_over_another(tmp_path: Path) -> None:
+    """It stays where it was, and says why."""
+    for name in ("new", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    result = LOCAL.run(files.move(posix(tmp_path / "new"), posix(tmp_path / "there")))
+    assert result.status == 1
+    assert "not empty" in result.stderr
+    assert (tmp_path / "new" / "file").exists()
+
+
+def test_unpacking_begins_anew(tmp_path: Path) -> None:
+    """What an upload that was broken off has left is no part of the next one."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    for directory, name in ((source, "new"), (target, "left")):
+        directory.mkdir()
+        (directory / name).touch()
+    LOCAL.put_tree(source, posix(target))
+    assert [path.name for path in target.iterdir()] == ["new"]
+
+
 def test_a_tree_is_copied_as_it_is(tmp_path: Path) -> None:
     """Contents, modes, empty directories and symbolic links arrive; links are not followed."""
     source = tmp_path / "source"
