@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from opskit.commands import shown
-from opskit.progress import STEP_WIDTH
 from opskit.provision.change import Change
 from opskit.provision.run import Observer, Outcome
 
 if TYPE_CHECKING:
     from opskit.environment import Environment
     from opskit.ui import Ui
+
+_WIDTH = len("directories")
 
 
 def progress(ui: Ui) -> Observer:
@@ -22,7 +23,7 @@ def progress(ui: Ui) -> Observer:
 
     def observe(host: str, change: Change) -> None:
         with lock:
-            ui.say(f"  {ui.terminal.paint('dim', host)}  {change.step:<{STEP_WIDTH}} {change.text}")
+            ui.say(f"  {ui.terminal.paint('dim', host)}  {change.step:<{_WIDTH}} {change.text}")
 
     return observe
 
@@ -57,7 +58,7 @@ def show_plan(ui: Ui, outcomes: Sequence[Outcome]) -> None:
         if not one.changes and one.failure is None:
             ui.say("  nothing to change")
         for change in one.changes:
-            ui.say(f"  {paint('bold', f'{change.step:<{STEP_WIDTH}}')} {change.text}")
+            ui.say(f"  {paint('bold', f'{change.step:<{_WIDTH}}')} {change.text}")
             for command in change.commands:
                 ui.say(paint("dim", f"      $ {shown(command)}"))
             for line in change.diff.splitlines():

@@ -76,7 +76,7 @@ def down(directory: Path) -> None:
 
 
 def _next(directory: Path, three: Sequence[Host], solo: Host, database: Host) -> str:
-    opskit = f"opskit --environments {directory}/environments.yaml"
+    opskit = f".venv/bin/opskit --environments {directory}/environments.yaml"
     return "\n".join(
         [
             f"lab   {', '.join(host.address for host in three)}, PostgreSQL on {database.address}",
