@@ -124,6 +124,40 @@ def test_what_was_written_in_place_of_a_reference_is_not_shown(tmp_path: Path) -
     assert "hunter2" not in str(caught.value)
 
 
+def test_a_message_says_what_it_is_and_what_to_do(tmp_path: Path) -> None:
+    """The texts of mails and of Slack, filled in by Alertmanager's own tool."""
+    place = tmp_path / "chat.tmpl"
+    place.write_text(render_monitoring(environment(tmp_path))["alertmanager/chat.tmpl"])
+    alerts = [
+        {
+            "status": "firing",
+            "labels": {"alertname": name, "severity": "critical"},
+            "annotations": {
+                "summary": f"prod: {name} happens", "description": f"{name} is bad.",
+                "runbook_url": f"https://r/{name}.md", "dashboard_url": "https://g/d/1",
+            },
+        }
+        for name in ("ChatDown", "ChatLatency")
+    ]  # fmt: skip
+
+    def said(part: str, status: str, shown: list[Any]) -> str:
+        labels = {"environment": "prod"}
+        data = tmp_path / "data.json"
+        data.write_text(json.dumps({"status": status, "commonLabels": labels, "alerts": shown}))
+        argv = ["amtool", "template", "render", f"--template.glob={place}"]
+        argv += [f'--template.text={{{{ template "chat.{part}" . }}}}', f"--template.data={data}"]
+        return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert said("title", "firing", alerts[:1]) == "prod: ChatDown happens"
+    assert said("title", "firing", alerts) == "prod: ChatDown happens (and 1 more)"
+    assert said("title", "resolved", alerts[:1]) == "resolved: prod: ChatDown happens"
+    assert said("text", "firing", alerts[:1]) == (
+        "ChatDown (critical): ChatDown is bad.\n"
+        "What to do: https://r/ChatDown.md\n"
+        "Look: https://g/d/1"
+    )
+
+
 # --- what is watched --------------------------------------------------------------------------
 
 
