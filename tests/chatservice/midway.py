@@ -29,7 +29,8 @@ from tests.chatservice.wire import (
 from tests.service_process import ServiceProcess
 
 SETTINGS: Final[dict[str, dict[str, Any]]] = {
-    "limits": {"rate": 2000, "burst": 2000, "connections_per_user": 100}
+    "limits": {"rate": 2000, "burst": 2000, "connections_per_user": 100},
+    "timing": {"handshake": 300.0},
 }
 """What a service needs for this."""
 LONG: Final = "🦑" * 3900
