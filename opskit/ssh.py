@@ -256,6 +256,8 @@ def _send(channel: Any, content: bytes) -> None:
         view = memoryview(content)
         for start in range(0, len(view), _CHUNK):
             channel.sendall(view[start : start + _CHUNK])
+        if content:
+            channel.sendall(remote.END)
         channel.shutdown_write()
 
 

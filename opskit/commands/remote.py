@@ -15,6 +15,15 @@ from opskit.commands import Command, quote
 
 _LEADER = "opskit-leader"
 _RUN = f'echo "{_LEADER} $PPID" >&2; "$@"; exit $?'
+END = b"end"
+"""What is sent after all that a command reads."""
+_FEED = f"""
+echo "{_LEADER} $PPID" >&2
+(head -c "$0" && {{ [ "$(head -c {len(END)})" = {END.decode()} ] || kill -s KILL 0; }}) | "$@"
+exit $?
+"""
+# A connection that is lost while something is sent looks, there, like its end. The command would
+# take half a file for a whole one; so it sees an end only when all has come, and is killed before.
 # Not `exec`: a command that a signal ended would end `timeout` by that signal, which setsid
 # cannot tell; the shell says 128 and its number.
 _GRACE = 10.0
@@ -27,12 +36,13 @@ def line(command: Command, *, sudo: bool, stream: bool = False) -> str:
     """Give the line that runs a command.
 
     Args:
-        command: which; what it reads is sent on stdin, and no part of the line.
+        command: which; what it reads is sent on stdin with `END` after it, never in the line.
         sudo: run it as root through `sudo -n`, which asks nothing.
         stream: it runs for as long as somebody reads it, whatever its timeout.
     """
     seconds = _LONGEST_STREAM if stream else command.timeout + _GRACE
-    bounded = ("timeout", "-s", "KILL", str(math.ceil(seconds)), "sh", "-c", _RUN, "opskit")
+    run = (_FEED, str(len(command.stdin))) if command.stdin else (_RUN, "opskit")
+    bounded = ("timeout", "-s", "KILL", str(math.ceil(seconds)), "sh", "-c", *run)
     as_root = ("sudo", "-n", "--") if sudo else ()
     return "exec " + quote((*as_root, "setsid", "-w", *bounded, *command.argv))
 

@@ -271,6 +271,42 @@ def test_a_command_of_a_host_that_lost_its_power_fails_and_the_next_reconnects(
         assert executor.check(sh("echo back")) == "back\n"
 
 
+WRITE = 'cat > "$1.new" && mv "$1.new" "$1"'
+
+
+@pytest.mark.parametrize("sent", [0, 5, 6])
+def test_what_was_sent_in_part_is_never_taken_for_the_whole(host: Host, sent: int) -> None:
+    """As when opskit is killed: whatever came of a file until then, it is not put in place."""
+    path = f"/tmp/part-{sent}"
+    command = sh(WRITE, path, stdin=b"secret")
+    login = Login(identity_file=host.key, known_hosts=host.known_hosts, agent=False)
+    connection = ssh_connection.Connection(Address(host.address, "root"), login)
+    channel = connection.transport().open_session()
+    channel.exec_command(remote.line(command, sudo=False))
+    channel.sendall(command.stdin[:sent])
+    until(lambda: host.run("test", "-e", f"{path}.new", check=False).returncode == 0, "it runs")
+    connection.close()
+    until(lambda: not runs(host, f"[c]at > .*{path}"), "it ends")
+    assert host.run("test", "-e", path, check=False).returncode == 1
+
+
+def test_an_upload_whose_connection_dies_is_not_put_in_place(root: SshExecutor, host: Host) -> None:
+    def cut() -> None:
+        until(lambda: (host.root / "root/big.new").exists(), "the upload begins")
+        host.run("pkill", "-KILL", "-f", "^sshd: root")
+
+    root.connect()
+    cutting = threading.Thread(target=cut)
+    cutting.start()
+    with pytest.raises(ConnectionLost):
+        root.run(sh(f"sleep 2; {WRITE}; sleep 5", "/root/big", stdin=b"x" * 60_000_000))
+    cutting.join(DEADLINE)
+    until(lambda: not runs(host, "[b]ig.new"), "it ends")
+    assert not (host.root / "root/big").exists()
+    assert root.check(sh(WRITE, "/root/big", stdin=b"y" * 60_000_000)) == ""
+    assert (host.root / "root/big").stat().st_size == 60_000_000
+
+
 def test_a_connection_that_dies_between_commands_is_not_noticed(
     root: SshExecutor, host: Host
 ) -> None:

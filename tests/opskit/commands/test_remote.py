@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 from opskit.commands import Command, remote
 
@@ -36,3 +37,9 @@ def test_the_leader_is_taken_out_of_what_was_said() -> None:
     assert said == remote.Said(77, "a banner\nan error\n")
     assert remote.said(b"sudo: a password is required\n").leader is None
     assert remote.said(b"opskit-leader 7").leader is None
+
+
+def test_what_is_read_is_counted_and_never_in_the_line() -> None:
+    words = shlex.split(remote.line(replace(COMMAND, stdin=b"a secret"), sudo=False))
+    assert words[-4:] == ["8", "printf", "%s", "it's $HOME"]
+    assert "secret" not in " ".join(words)
