@@ -35,12 +35,14 @@ class Started:
         mark: where the log ended before it.
         failed: why it does not serve, where that is known already.
         refused: why the running process would not hand over, where that is known already.
+        late: it does not serve yet, though it was given its time.
     """
 
     pid: int
     mark: str
     failed: str = ""
     refused: str = ""
+    late: bool = False
 
 
 class Supervisor(ABC):
@@ -52,10 +54,13 @@ class Supervisor(ABC):
     unit: str = ""
 
     @abstractmethod
-    def start(self, executor: Executor, number: int, *, take_over: bool = True) -> Started:
+    def start(
+        self, executor: Executor, number: int, *, seconds: float, take_over: bool = True
+    ) -> Started:
         """Let a release serve, to which `current` points; it takes over from whoever serves.
 
-        Without `take_over` it starts cold, where nobody serves.
+        Without `take_over` it starts cold, where nobody serves. Whoever waits for it here waits
+        for `seconds` at most.
         """
 
     @abstractmethod
@@ -109,7 +114,9 @@ class Detached(Supervisor):
         self._layout = layout
         self._python = python
 
-    def start(self, executor: Executor, number: int, *, take_over: bool = True) -> Started:
+    def start(
+        self, executor: Executor, number: int, *, seconds: float, take_over: bool = True
+    ) -> Started:
         """Start a process of a release; see `Supervisor.start`."""
         command = service.start(self._layout, number, python=self._python, take_over=take_over)
         said = executor.check(command).split()
@@ -172,17 +179,21 @@ class Systemd(Supervisor):
         self.unit = unit
         self.user = user
 
-    def start(self, executor: Executor, number: int, *, take_over: bool = True) -> Started:
+    def start(
+        self, executor: Executor, number: int, *, seconds: float, take_over: bool = True
+    ) -> Started:
         """Have the running process hand over, or start the unit where nothing runs."""
         reload = service.run(
             self._layout, number, "ctl", "reload", python=self._python, changes=True
         )
-        command = systemd.serve(self.unit, self.as_service(reload) if take_over else None)
-        said = executor.run(command)
+        way = self.as_service(reload) if take_over else None
+        said = executor.run(systemd.serve(self.unit, way, seconds=seconds))
         fields = _fields(said.stdout)
         mark, pid = fields.get("cursor", ""), int(fields.get("pid", "0") or 0)
         if said.status == 0:
             return Started(pid, mark)
+        if said.status == systemd.LATE:
+            return Started(pid, mark, late=True)
         words = said.stderr.strip().splitlines() or [f"exit status {said.status}"]
         if fields.get("how") != "reload":
             return Started(pid, mark, failed=words[0])

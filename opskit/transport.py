@@ -8,6 +8,7 @@ remembers, for the plan and for tests. A host over SSH needs one more class with
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import signal
@@ -15,7 +16,7 @@ import subprocess
 import tarfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import FrameType
@@ -38,14 +39,32 @@ class Result:
     stderr: str = ""
 
 
+_NO_ROOM = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
+
+
+def _cause(said: Sequence[str]) -> tuple[str, list[str]]:
+    """Give the line of a complaint that says why, and the others that are worth showing.
+
+    That is the last one, unless it was a full disk, which is said first and then repeated.
+    """
+    for line in said:
+        if any(word in line for word in _NO_ROOM):
+            return line, []
+    return said[-1], list(said[:-1])
+
+
 class CommandFailed(Failure):
     """A command ended with another status than 0."""
 
     def __init__(self, host: str, command: Command, result: Result) -> None:
         said = "" if command.secret else (result.stderr or result.stdout).strip()
-        why = said.splitlines()[-1] if said else f"exit status {result.status}"
+        why, lines = _cause(said.splitlines() or [f"exit status {result.status}"])
+        full = any(word in why for word in _NO_ROOM)
+        hint = f"make room on {host} (see with: df -h; df -i), then run the same command again"
         super().__init__(
-            f"{host}: could not {command.description}: {why}", lines=said.splitlines()[-20:-1]
+            f"{host}: could not {command.description}: {why}",
+            hint=hint if full else "",
+            lines=lines[-20:],
         )
         self.command = command
         self.result = result

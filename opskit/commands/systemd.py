@@ -7,17 +7,20 @@ from dataclasses import replace
 
 from opskit.commands import Command, script
 
+LATE = 124
+"""Exit status of timeout(1): what it ran did not end in time."""
+
 _SERVE = """
-unit=$1 how=$2
-shift 2
+unit=$1 how=$2 seconds=$3
+shift 3
 journalctl _SYSTEMD_UNIT="$unit" --lines=0 --show-cursor --quiet |
   sed -n 's/^-- cursor: /cursor=/p'
 if [ "$how" = reload ] && systemctl is-active --quiet "$unit"; then
-  "$@" > /dev/null
+  timeout "$seconds" "$@" > /dev/null
 else
   how=start
   systemctl reset-failed "$unit" 2> /dev/null
-  systemctl restart "$unit"
+  timeout "$seconds" systemctl restart "$unit"
 fi
 status=$?
 echo "how=$how"
@@ -52,18 +55,21 @@ exec journalctl _SYSTEMD_UNIT="$1" --lines="$3" --output=cat --quiet
 """
 
 
-def serve(unit: str, reload: Command | None) -> Command:
+def serve(unit: str, reload: Command | None, *, seconds: float) -> Command:
     """Let the unit run what `current` points at: by `reload`, which hands over, or by a start.
 
     Prints `cursor=`, where the journal ended before, `how=reload` or `how=start`, and `pid=`.
+    Ends with status `LATE` when it does not serve in time; it may do so later.
 
     Args:
         unit: its name.
         reload: has the running process hand over; None to start the unit whatever runs.
+        seconds: how long that may take.
     """
-    argv = script(_SERVE, unit, "reload" if reload else "start", *(reload.argv if reload else ()))
+    words = ("reload" if reload else "start", f"{seconds:g}", *(reload.argv if reload else ()))
     what = f"have {unit} hand over, or start it" if reload else f"start {unit} anew"
-    return Command(argv, what, "serve-unit", timeout=120.0)
+    argv = script(_SERVE, unit, *words)
+    return Command(argv, what, "serve-unit", timeout=seconds + 30.0)
 
 
 def stop_if(unit: str, pids: Sequence[int], *, seconds: float) -> Command:

@@ -108,6 +108,8 @@ class Act:
         parts: what is done to each node; the first one's is the lead.
         number: the release that is to serve.
         recorded: whether the point of no return was passed.
+        failure: why it failed; empty when it did not.
+        failed_step: the step that failed first.
     """
 
     fleet: Fleet
@@ -131,6 +133,7 @@ class Act:
     moving: bool = False
     recorded: bool = False
     failure: str = ""
+    failed_step: str = ""
     warnings: list[str] = field(default_factory=list)
     parts: tuple[Part, ...] = field(init=False)
 

@@ -42,7 +42,7 @@ class Begin(Step):
         outcome = Outcome.UNDONE if switched else Outcome.FAILED
         if part.act.broken:
             outcome = Outcome.BROKEN
-        one = part.deployment(outcome, part.act.failure.splitlines()[0] if part.act.failure else "")
+        one = part.deployment(outcome, _reason(part))
         target = part.target
         if target.record().find(part.act.id):  # recording it as good was what failed
             one = one.under(undone_id(part.act.id))
@@ -50,3 +50,10 @@ class Begin(Step):
         if not part.broken:
             target.executor.check(files.remove(target.layout.in_progress))
         return f"recorded as {outcome}"
+
+
+def _reason(part: Part) -> str:
+    """Give what failed, and in which step, in one line."""
+    act = part.act
+    why = act.failure.partition("\n")[0]
+    return f"{act.failed_step}: {why}" if act.failed_step else why

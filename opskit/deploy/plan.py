@@ -20,7 +20,9 @@ from types import FrameType
 
 from opskit.deploy.act import Act, InProgress, Part
 from opskit.deploy.step import Order, Step
+from opskit.deployments import Action
 from opskit.failure import Failure, Misuse, PersonNeeded
+from opskit.layout import release_name
 from opskit.lock import LeaseLost, LockHeld
 from opskit.problems import ConfigError
 
@@ -84,10 +86,11 @@ def run(act: Act, steps: Sequence[Step], observe: Observer) -> None:
             stuck = _undo_all(act, begun, observe)
         if stuck is not None:
             raise PersonNeeded(
-                f"{failure}; and undoing it failed too: {stuck}",
+                f"{failure}; and undoing it failed too: {stuck}{_where_it_stands(act)}",
                 hint=_what_now(act),
                 lines=failure.lines + stuck.lines,
             ) from error
+        failure.hint = failure.hint or _then(act)
         raise failure from (None if isinstance(error, Failure) else error)
 
 
@@ -128,9 +131,11 @@ def _part(step: Step, part: Part, begun: list[tuple[Step, Part]], observe: Obser
         failure = _as_failure(error)
         seconds = time.monotonic() - started
         observe(Event(Kind.FAILED, step.name, str(failure), seconds, node))
+        named = _on("" if step.order is Order.ONCE else _called(part), failure)
         if not part.act.recorded:
-            raise _on(node, failure) from error if failure is not error else None
-        part.act.warnings.append(f"{step.name}: {_on(node, failure)}")
+            part.act.failed_step = part.act.failed_step or step.name
+            raise named from error if failure is not error else None
+        part.act.warnings.append(f"{step.name}: {named}")
     else:
         observe(Event(Kind.DONE, step.name, done, time.monotonic() - started, node))
 
@@ -138,6 +143,11 @@ def _part(step: Step, part: Part, begun: list[tuple[Step, Part]], observe: Obser
 def _shown(step: Step, part: Part) -> str:
     """Give the node that an event is about; empty where that goes without saying."""
     return "" if step.order is Order.ONCE else part.node
+
+
+def _called(part: Part) -> str:
+    """Give what a failure is said to be on: a host always, a node where there are several."""
+    return part.node or (part.target.name if part.target.supervisor.unit else "")
 
 
 def _on(node: str, failure: Failure) -> Failure:
@@ -173,7 +183,7 @@ def _undo_all(act: Act, begun: list[tuple[Step, Part]], observe: Observer) -> Fa
         try:
             text = step.undo(part)
         except BaseException as error:
-            failure = _on(node, _as_failure(error))
+            failure = _on(_called(part), _as_failure(error))
             part.broken = True
             stuck = stuck or failure
             seconds = time.monotonic() - started
@@ -204,6 +214,28 @@ def _still_ours(part: Part) -> bool:
         return True
     part.lease.release()
     return False
+
+
+def _then(act: Act) -> str:
+    """Say what a person does after a failure, where that does not go without saying."""
+    if act.action is Action.STOP:
+        return ""
+    serves = f"{release_name(act.before)} serves as before; " if act.before else ""
+    again = f"opskit deploy {act.environment.name}"
+    if act.action is Action.ROLLBACK:
+        again = f"opskit rollback {act.name if act.number else ''}".rstrip()
+        again += f" --env {act.environment.name}"
+    return f"{serves}put that right, then: {again}"
+
+
+def _where_it_stands(act: Act) -> str:
+    """Say on which nodes all was put back, and on which not, where there are several."""
+    if len(act.parts) == 1:
+        return ""
+    back = ", ".join(part.node for part in act.parts if not part.broken)
+    left = ", ".join(part.node for part in act.parts if part.broken)
+    before = f"{release_name(act.before)} serves" if act.before else "nothing serves"
+    return f"\nput back on {back or 'none'}, where {before}; not on {left}" if back else ""
 
 
 def _what_now(act: Act) -> str:

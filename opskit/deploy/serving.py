@@ -41,8 +41,8 @@ def point(part: Part, number: int) -> None:
 
 def start(part: Part, number: int, *, take_over: bool = True) -> Started:
     """Start a release, to which `current` points; it takes over from whoever serves."""
-    target = part.target
-    return target.supervisor.start(target.executor, number, take_over=take_over)
+    target, seconds = part.target, part.act.timing.start
+    return target.supervisor.start(target.executor, number, seconds=seconds, take_over=take_over)
 
 
 def wait(part: Part, number: int, pid: int, *, seconds: float | None = None) -> Waited:
@@ -80,19 +80,28 @@ def serve(part: Part, number: int) -> Waited:
         waited = _wait_for(part, number, started)
     if waited.state == "serving":
         return waited
+    lines = log_lines(part, number, started.mark) or [started.failed]
     if waited.state == "exited":
-        why = f"{name} ended while it was starting"
+        why = f"{name} ended while it was starting{_last_words(lines)}"
     elif waited.state == "unready":
         why = f"{name} serves but is not ready: {waited.reason}"
     else:
         why = f"{name} did not serve within {part.act.timing.start:g} s: {waited.reason}"
-    raise Failure(why, lines=log_lines(part, number, started.mark) or [started.failed])
+    raise Failure(why, lines=[line for line in lines if line])
+
+
+def _last_words(lines: Sequence[str]) -> str:
+    """Give what a process said at its end, unless that was a log record like any other."""
+    last = lines[-1].removeprefix(_COMPLAINT).strip() if lines else ""
+    return f": {last}" if last and parse(last) is None else ""
 
 
 def _wait_for(part: Part, number: int, started: Started) -> Waited:
-    """Wait for what was started, unless it is known to have failed."""
+    """Wait for what was started, unless it is known to have failed, or was waited for."""
     if started.failed:
         return Waited("exited", started.failed, 0, 0.0)
+    if started.late:
+        return wait(part, number, 0, seconds=0.0)
     return wait(part, number, started.pid)
 
 
@@ -175,7 +184,8 @@ def _verified(part: Part, number: int, started: Started, done: str) -> str:
     """Make sure that a release serves; one that was not ready before need not be ready now."""
     if started.failed:
         raise Failure(f"{release_name(number)} does not serve: {started.failed}")
-    waited = wait(part, number, started.pid, seconds=min(part.act.timing.start, 15.0))
+    pid = 0 if started.late else started.pid
+    waited = wait(part, number, pid, seconds=min(part.act.timing.start, 15.0))
     if waited.state == "serving":
         return done
     if waited.state == "unready":

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from opskit.provision.run import nodes_of, provision
+from tests.hosts.database import GUARDED
 from tests.hosts.image import DOWNLOADED, CannotBuild
 from tests.hosts.lab import Lab, why_not
 from tests.hosts.machine import Host
@@ -23,8 +24,6 @@ from tests.postgres_server import PostgresServer
 
 NewHosts = Callable[..., list[Host]]
 HostSites = Callable[..., HostSite]
-GUARDED = "guarded"
-"""The one user of the lab's PostgreSQL who needs a password, once a test has made it."""
 
 
 @pytest.fixture(scope="session")

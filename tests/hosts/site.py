@@ -174,7 +174,10 @@ class HostSite:
         """Give what the service on each host says it is; an empty one where none answers."""
         found = []
         for host in self.hosts:
-            said = host.text("curl", "-s", "http://127.0.0.1:8765/version", check=False)
+            try:
+                said = host.text("curl", "-s", "http://127.0.0.1:8765/version", check=False)
+            except RuntimeError:  # it is down
+                said = ""
             found.append(json.loads(said) if said.startswith("{") else {})
         return found
 

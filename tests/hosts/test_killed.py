@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +20,15 @@ from tests.service_process import REPOSITORY
 
 pytestmark = pytest.mark.slow
 DYING = Path(__file__).with_name("dying.py")
-IN_THE_MIDDLE = ["unpack", "move", "write-secret", "link", "serve-unit", "append-line"]
-"""Commands that change something in the middle of a step; opskit dies before or after these."""
+WITHIN = [
+    ("behind", "unpack"),
+    ("behind", "move"),
+    ("behind", "write-secret"),
+    ("behind", "link"),
+    ("behind", "serve-unit"),
+    ("behind", "append-line"),
+]
+"""In the middle of steps: just after a command that changed something."""
 
 
 def kill(site: HostSite, *where: str) -> str:
@@ -54,23 +63,69 @@ def assert_mended(site: HostSite, said: str) -> None:
 def test_a_deploy_killed_before_and_after_each_of_its_steps(served: HostSite) -> None:
     """Whatever was done of it, somebody serves all the time, and the next deploy just works.
 
-    After a step is before the next one. Some changed secret goes with each deploy.
+    After a step is before the next one; a few more points lie within steps. What comes before
+    `begin` leaves nothing but a lock that ends by itself. A changed secret goes with each deploy.
     """
-    served.secret("jwt_previous_secret", "0" * 64)
-    served.configure()
-    served.change("all steps")
+    change(served, "every step")
     deploy(served)
     steps = [event.step for event in served.events if event.kind is Kind.STARTED]
-    assert len(steps) > 12
-    points = [("before", step) for step in steps] + [("after", steps[-1])]
+    begin = steps.index("begin")
+    assert {*steps[begin:]} >= {"install", "secrets", "switch", "health", "smoke", "record"}
     with watched(served) as watcher:
-        for number, (when, step) in enumerate(points):
-            served.secret("jwt_previous_secret", f"{number:064}")
-            served.change(f"killed {when} {step}")
+        change(served, "before the first change")
+        for step in steps[:begin]:
+            said, before = kill(served, "before", step), served.serving
+            assert (served.serving, leftovers(served)) in [
+                (before, left) for left in ([], [f"{served.hosts[0].name}: lock"])
+            ], said
+        points = [("before", step) for step in steps[begin:]] + [("after", steps[-1]), *WITHIN]
+        for point in points:
+            change(served, "killed " + " ".join(point))
             before = served.serving
-            said = kill(served, when, step)
+            said = kill(served, *point)
             assert watcher.noticed() == UNNOTICED, said
-            assert served.serving[0] in (before[0], f"v{int(before[0][1:]) + 1}"), said
+            assert served.serving in (before, [built(said)]), said
             watcher.await_more()
             assert_mended(served, said)
             assert watcher.noticed() == UNNOTICED, said
+
+
+def test_a_deploy_killed_between_hosts(three: HostSite) -> None:
+    """In the middle of the second host's switch, and between the records of two hosts.
+
+    What one host has recorded counts, and is completed; what none has is put back.
+    """
+    second = three.hosts[1].address
+    old = three.serving[0]
+    with watched(three) as watcher:
+        three.change("killed in a switch")
+        said = kill(three, "within", "serve-unit", second)
+        new = built(said)
+        assert (three.serving, current(three)) == (
+            [new, old, old],
+            [f"releases/{name}" for name in (new, new, old)],
+        ), said
+        assert_mended(three, said)
+        old = three.serving[0]
+        three.change("killed between records")
+        said = kill(three, "before", "record", second)
+        new = built(said)
+        assert three.serving == [new] * 3, said
+        assert_mended(three, said)
+        assert three.serving == [new] * 3, "what was proven was put back"
+        watcher.await_more()
+    assert watcher.noticed() == UNNOTICED
+
+
+def change(site: HostSite, word: str) -> None:
+    """Make the next release differ, and bring a secret that differs along."""
+    site.change(word)
+    site.secret("jwt_previous_secret", hashlib.sha256(word.encode()).hexdigest())
+    site.configure()
+
+
+def built(said: str) -> str:
+    """Read in the words of a deploy which release it built."""
+    match = re.search(r"^done build +(?:the same content as )?(v\d+)", said, re.MULTILINE)
+    assert match is not None, said
+    return match[1]

@@ -186,7 +186,7 @@ def test_an_interrupted_deploy_is_undone(v1: Site, number: signal.Signals) -> No
     assert v1.pid == pid
     assert [one.pid for one in v1.facts.processes] == [pid]
     assert v1.record.deployments[-1].result is Outcome.UNDONE
-    assert v1.record.deployments[-1].reason == "interrupted"
+    assert v1.record.deployments[-1].reason == "switch: interrupted"
     assert v1.leftovers() == []
 
 

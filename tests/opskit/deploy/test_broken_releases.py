@@ -48,13 +48,14 @@ def test_a_release_that_crashes_at_start(v1: Site) -> None:
     with watched(v1) as unanswered, pytest.raises(Failure) as caught:
         v1.deploy()
     assert unanswered() == []
-    assert str(caught.value) == f"{new} ended while it was starting"
-    assert caught.value.status == 1
+    why = f"{new} ended while it was starting: RuntimeError: cannot start, on purpose"
+    assert (str(caught.value), caught.value.status) == (why, 1)
+    assert caught.value.hint == "v1 serves as before; put that right, then: opskit deploy dev"
     assert caught.value.lines[-1] == "RuntimeError: cannot start, on purpose"
     assert v1.pid == pid
     assert time.monotonic() - started < TIMING.start, "it was waited for though it had ended"
     assert_undone(v1)
-    assert v1.record.deployments[-1].reason == f"{new} ended while it was starting"
+    assert v1.record.deployments[-1].reason == f"switch: {why}"
 
 
 def test_a_release_that_never_serves(v1: Site) -> None:
@@ -194,7 +195,7 @@ def test_when_nothing_can_be_put_back_a_person_is_told_what_to_run(site: Site) -
     )
     done = site.opskit("deploy", "dev")
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "v2 ended while it was starting; and undoing it failed too: v1 does not" in done.stderr
+    assert re.search("v2 ended while .*; and undoing it failed too: v1 does not", done.stderr)
     assert "RuntimeError: poisoned" in done.stderr
     (command,) = re.findall(r"run: \S+ -m opskit --environments \S+ (.*)", done.stderr)
     assert command == "rollback v1 --env dev"
@@ -215,8 +216,10 @@ def test_the_command_line_says_what_failed_and_why(v1: Site) -> None:
     new = v1.upcoming
     done = v1.opskit("deploy", "dev")
     assert done.returncode == 1
-    assert f"✗ {new} ended while it was starting" in done.stderr
-    assert "RuntimeError: cannot start, on purpose" in done.stderr
+    why = "RuntimeError: cannot start, on purpose"
+    assert f"  | {why}\n" in done.stderr
+    assert f"✗ {new} ended while it was starting: {why}\n" in done.stderr
+    assert re.search(r"next: v1 serves as before; put that right, then: .* deploy dev", done.stderr)
     assert "v1 has been serving all the time" in done.stdout
     assert "opskit/" not in done.stderr, "a traceback of opskit itself"
 
@@ -230,7 +233,8 @@ def test_json_says_it_too(v1: Site) -> None:
     report = json.loads(done.stdout)
     assert report["ok"] is False
     assert (report["status"], report["release"], report["from"]) == (1, new, "v1")
-    assert report["error"] == f"{new} ended while it was starting"
+    why = "RuntimeError: cannot start, on purpose"
+    assert report["error"] == f"{new} ended while it was starting: {why}"
     assert report["log"][-1] == "RuntimeError: cannot start, on purpose"
     assert [one["outcome"] for one in report["steps"] if one["step"] == "switch"] == [
         "failed",

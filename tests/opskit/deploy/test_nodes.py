@@ -91,12 +91,12 @@ def test_what_fails_on_the_second_node_is_undone_on_both(site: Site) -> None:
     plain = operation.act.parts[1].target.supervisor
 
     class Damaging(type(plain)):  # type: ignore[misc]
-        def start(self, executor, number, *, take_over=True):  # type: ignore[no-untyped-def]
+        def start(self, executor, number, **options):  # type: ignore[no-untyped-def]
             if number == 2:
                 file = f"{in_its_way}/run.py"
                 with open(file, "w", encoding="utf-8") as stream:
                     stream.write("raise SystemExit('chatservice: damaged')\n")
-            return super().start(executor, number, take_over=take_over)
+            return super().start(executor, number, **options)
 
     part = operation.act.parts[1]
     object.__setattr__(part.target, "supervisor", Damaging(part.target.layout, part.target.python))
