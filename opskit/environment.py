@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from chatservice.config import CHECKS_GRACE, Settings
-from opskit import chat_settings, yaml_lines
+from opskit import chat_settings, host_names, yaml_lines
 from opskit.environment_file import SECRETS, Local, Smoke, Ssh, read_environment
 from opskit.layout import Layout
 from opskit.monitoring_file import Monitoring
@@ -263,6 +263,7 @@ def _load_one(document: Document, file: Path, name: str, raw: Any) -> Environmen
     if settings is not None:
         problems += _check_whole(document, path, settings, model.smoke)
         problems += _check_nodes(document, path, settings, model)
+        problems += _check_monitoring(document, path, settings, model)
     if settings is None or problems:
         return problems
     base_url = model.url or (_loopback_url(settings) if isinstance(model, Local) else "")
@@ -336,6 +337,24 @@ def _check_nodes(
         why = f"asks for nodes {PORTS_APART} ports apart, and chat.service.admin_port is as far "
         why += "from chat.service.port, so that two would meet; choose another"
         yield document.problem((*path, key), why)
+
+
+def _check_monitoring(
+    document: Document, path: tuple[Key, ...], settings: Settings, model: Local | Ssh
+) -> Iterator[Problem]:
+    """Check that the host that watches reaches the metrics of every host."""
+    if (watching := model.monitoring.host) is None:
+        return
+    if isinstance(model, Local):
+        why = "is for hosts over SSH; this machine watches itself with `opskit monitor`: remove it"
+        yield document.problem((*path, "monitoring", "host"), why)
+        return
+    others = {host_names.name_of(one) for one in model.hosts} - {host_names.name_of(watching)}
+    service = settings.service
+    if others and service.admin_host in ("127.0.0.1", "::1", "localhost"):
+        why = f"is on loopback of each host, where monitoring.host ({watching}) does not reach it; "
+        why += f"set 0.0.0.0, and have a firewall let it alone reach port {service.admin_port}"
+        yield document.problem((*path, "chat", "service", "admin_host"), why)
 
 
 def _own_settings(layout: Layout, secrets: Iterable[str]) -> list[tuple[str, str]]:

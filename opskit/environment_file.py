@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from opskit import host_names
 from opskit.chat_settings import got, unknown_key
 from opskit.monitoring_file import Monitoring
 from opskit.problems import Problem
@@ -40,18 +41,6 @@ def _url(text: str) -> str:
     if not re.fullmatch(r"https?://[^/\s?#@]+/?", text):
         raise ValueError("expected http(s)://host[:port], without a path")
     return text.rstrip("/")
-
-
-def _host(text: str) -> str:
-    user, name, port = (
-        r"([a-z_][a-z0-9_-]*@)?",
-        r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?",
-        ":[0-9]+",
-    )
-    ipv6 = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*"
-    if not re.fullmatch(rf"{user}({name}({port})?|{ipv6}|\[{ipv6}\]({port})?)", text):
-        raise ValueError("expected a host as [user@]name[:port], or its address")
-    return text
 
 
 def _remote_root(text: str) -> str:
@@ -91,11 +80,11 @@ class Ssh(_Environment):
 
     target: Literal["ssh"]
     root: Annotated[str, AfterValidator(_remote_root)] = "/opt/chat"
-    hosts: list[Annotated[str, AfterValidator(_host)]] = []
+    hosts: list[Annotated[str, AfterValidator(host_names.checked)]] = []
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] | None = None
     identity_file: Annotated[str, Field(min_length=1)] | None = None
     known_hosts: Annotated[str, Field(min_length=1)] | None = None
-    jump: Annotated[str, AfterValidator(_host)] | None = None
+    jump: Annotated[str, AfterValidator(host_names.checked)] | None = None
     python: Annotated[str, AfterValidator(_python)] = "3.11"
     platform: Literal["x86_64-manylinux_2_28", "aarch64-manylinux_2_28"] = "x86_64-manylinux_2_28"
 

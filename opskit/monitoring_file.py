@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from opskit import host_names
 from opskit.problems import ConfigError
 from opskit.secrets import SecretRef, Source
 
@@ -132,8 +133,13 @@ class Receivers(_Section):
 
 
 class Monitoring(_Section):
-    """How an environment is watched."""
+    """How an environment is watched.
 
+    Attributes:
+        host: the machine that does, over SSH; None: the one where `opskit monitor` is run.
+    """
+
+    host: Annotated[str, AfterValidator(host_names.checked)] | None = None
     prometheus_port: Port = 9090
     alertmanager_port: Port = 9093
     exporter_port: Port = 9095

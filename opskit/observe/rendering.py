@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import jinja2
 
+from opskit import host_names
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.observe import rules
@@ -129,7 +130,7 @@ def scrape_addresses(environment: Environment) -> list[str]:
     if admin_on_loopback(environment):
         return [_joined(*_admin(environment))]
     port = environment.settings.service.admin_port
-    return [_joined(name, port) for name in environment.hosts]
+    return [_joined(host_names.name_of(host), port) for host in environment.hosts]
 
 
 def admin_on_loopback(environment: Environment) -> bool:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from opskit.commands.monitoring import PYTHON
 from opskit.environment import Environment
+from opskit.observe.daemons import Daemon
 from opskit.observe.rendering import template
 from opskit.observe.site import MonitoringSite
 
 USER: Final = "opskit-monitor"
 OPSKIT: Final = "/opt/opskit/.venv/bin/opskit"
 FILE: Final = "/etc/opskit/environments.yaml"
-_PROGRAMS: Final[Mapping[str, str]] = {
+UNITS: Final = PurePosixPath("/etc/systemd/system")
+PROGRAMS: Final[Mapping[str, str]] = {
     "prometheus": "/usr/bin/prometheus",
     "alertmanager": "/usr/bin/prometheus-alertmanager",
     "promtool": "/usr/bin/promtool",
@@ -24,6 +28,55 @@ _SLACK_SECONDS: Final = 60
 """How long a probe may take beyond its smoke test, before systemd ends it."""
 
 
+def unit_of(name: str, environment: Environment) -> str:
+    """Give the unit of a daemon."""
+    return f"opskit-{name}-{environment.name}.service"
+
+
+def daemons_of(environment: Environment, root: PurePosixPath) -> list[Daemon]:
+    """Give what runs on a monitoring host, in the order in which it is started.
+
+    The exporter is the one file that provisioning puts there: opskit itself is not.
+    """
+    site = MonitoringSite(Path(root), environment.monitoring, _programs=dict(PROGRAMS))
+    found = []
+    for daemon in site.daemons().values():
+        if daemon.name == "exporter":
+            alone = (PYTHON, "-I", str(exporter_path(root)), *daemon.argv[3:])
+            daemon = replace(daemon, argv=alone)
+        found.append(daemon)
+    return found
+
+
+def exporter_path(root: PurePosixPath) -> PurePosixPath:
+    """Give where the exporter's program lies on a monitoring host."""
+    return root / "exporter.py"
+
+
+def daemon_units(
+    environment: Environment, root: PurePosixPath, *, user: str = USER
+) -> dict[str, str]:
+    """Give the units of the daemons by their names.
+
+    Args:
+        environment: what is watched.
+        root: where the monitoring lies on that host.
+        user: whom everything runs as; it owns what is below `data` and `metrics` of it.
+    """
+    written = template("monitoring/daemon.service.j2")
+    return {
+        unit_of(daemon.name, environment): written.render(
+            environment=environment.name,
+            place=str(root),
+            user=user,
+            name=daemon.name,
+            argv=daemon.argv,
+            reloads=daemon.name != "exporter",
+        )
+        for daemon in daemons_of(environment, root)
+    }
+
+
 def units(
     environment: Environment,
     root: PurePosixPath,
@@ -32,19 +85,15 @@ def units(
     file: str = FILE,
     user: str = USER,
 ) -> dict[str, str]:
-    """Give the units by their names: Prometheus, Alertmanager, exporter, and the probe's timer.
+    """Give all units by their names: the daemons, and the probe's timer, which takes an opskit.
 
     Args:
         environment: what is watched.
         root: where the monitoring lies on that host.
         opskit: the program there.
         file: the environments.yaml there.
-        user: whom everything runs as; it owns `root`.
+        user: whom everything runs as.
     """
-    site = MonitoringSite(
-        Path(root), environment.monitoring, python=f"{PurePosixPath(opskit).parent}/python",
-        _programs=dict(_PROGRAMS),
-    )  # fmt: skip
     name = environment.name
     values = {
         "environment": name,
@@ -59,9 +108,4 @@ def units(
         f"opskit-probe-{name}.{kind}": template(f"monitoring/probe.{kind}.j2").render(**values)
         for kind in ("service", "timer")
     }
-    for daemon in site.daemons().values():
-        reloads = daemon.name != "exporter"
-        files[f"opskit-{daemon.name}-{name}.service"] = template(
-            "monitoring/daemon.service.j2"
-        ).render(**values, name=daemon.name, argv=daemon.argv, reloads=reloads)
-    return files
+    return files | daemon_units(environment, root, user=user)

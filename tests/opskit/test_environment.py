@@ -248,7 +248,8 @@ else: 1
         ("    chat: {auth: 7}", "7: environments.dev.chat.auth: expected a mapping of "
          "settings, got 7"),
         ("    chat: {service: {prot: 1}}", "7: environments.dev.chat.service.prot: unknown key; "
-         "did you mean port? known here: host, port, admin_host, admin_port"),
+         "did you mean port? known here: host, port, admin_host, admin_port, "
+         "survive_crashes"),
         ("    chat: {limits: {rate: 0}}", "7: environments.dev.chat.limits.rate: expected "
          "number > 0, got 0"),
         ("    chat: {limits: {burst: true}}", "7: environments.dev.chat.limits.burst: expected "
@@ -580,8 +581,9 @@ def test_every_other_setting_is_shown_at_its_real_default_too() -> None:
     assert set(dev_["secrets"]) == set(SECRETS)
     watched = dev_["monitoring"]
     assert watched.pop("receivers").keys() == Receivers.model_fields.keys()
-    assert watched == Monitoring().model_dump(exclude={"receivers"})
-    assert set(prod) == set(Ssh.model_fields) - {"chat", "releases", "smoke", "monitoring"}
+    assert watched == Monitoring().model_dump(exclude={"receivers", "host"})
+    assert set(prod) == set(Ssh.model_fields) - {"chat", "releases", "smoke"}
+    assert set(prod["monitoring"]) == {"host"}
     for name in ("root", "python", "platform"):
         assert prod[name] == Ssh.model_fields[name].default
     assert dev_["url"] == load_environments(COMMITTED).get("dev").base_url

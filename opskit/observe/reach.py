@@ -1,0 +1,99 @@
+"""Where an environment's Prometheus and Alertmanager are, and how opskit talks with them.
+
+They listen on loopback alone: of this machine, or of the host that `monitoring.host` names. There
+each request is a command over SSH, so that nothing more than SSH has to be let in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Final
+
+import httpx
+
+from opskit.commands import monitoring as commands
+from opskit.environment import Environment
+from opskit.failure import Failure
+from opskit.host_names import name_of
+from opskit.transport import Executor
+
+if TYPE_CHECKING:
+    from opskit.ssh import SshExecutor
+
+ROOT: Final = PurePosixPath("/opt/chat-monitoring")
+"""Where the monitoring of each environment lies on a monitoring host."""
+
+
+def root_of(environment: Environment) -> PurePosixPath:
+    """Give where an environment's monitoring lies on its monitoring host."""
+    return ROOT / environment.name
+
+
+def named(environment: Environment) -> str:
+    """Give the monitoring host as it is logged in to; empty where none is named.
+
+    One of the environment's own hosts is reached as that one is.
+    """
+    wanted = environment.monitoring.host or ""
+    for host in environment.hosts:
+        if name_of(host) == wanted:
+            return host
+    return wanted
+
+
+def executor_of(environment: Environment) -> SshExecutor:
+    """Give what runs commands on the monitoring host; it connects when it is needed."""
+    from opskit.ssh import SshExecutor, login_of
+    from opskit.ssh_connection import Address
+
+    return SshExecutor(Address.parse(named(environment)), login_of(environment))
+
+
+class Loopback(httpx.BaseTransport):
+    """HTTP to a host's loopback, one command a request."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Ask.
+
+        Raises:
+            httpx.ConnectError: nobody answers there, or the host cannot be reached.
+        """
+        url, body = request.url, request.read().decode()
+        kind = request.headers.get("Content-Type", "") if body else ""
+        path = url.raw_path.decode("ascii")
+        command = commands.ask(request.method, url.port or 80, path, kind, body)
+        try:
+            fields = json.loads(self._executor.check(command))
+        except (Failure, ValueError) as error:
+            raise httpx.ConnectError(str(error), request=request) from None
+        headers = {"Content-Type": fields["type"]}
+        return httpx.Response(
+            fields["status"], headers=headers, content=fields["body"].encode(), request=request
+        )
+
+
+@contextmanager
+def reached(environment: Environment) -> Iterator[httpx.BaseTransport | None]:
+    """Give what carries requests to 127.0.0.1 to where the environment is watched from.
+
+    None where that is this machine.
+    """
+    if not environment.monitoring.host:
+        yield None
+        return
+    executor = executor_of(environment)
+    try:
+        yield Loopback(executor)
+    finally:
+        executor.close()
+
+
+def client(transport: httpx.BaseTransport | None, seconds: float, url: str = "") -> httpx.Client:
+    """Give an HTTP client that goes through a transport, or straight to this machine."""
+    return httpx.Client(base_url=url, timeout=seconds, trust_env=False, transport=transport)

@@ -1,0 +1,192 @@
+"""Prometheus and Alertmanager on a monitoring host, run from an environment's rendered files.
+
+As `site` does it on this machine, with the same places below its root: a configuration lies
+beside the others, is validated there by the programs' own tools, is switched to by rename, and is
+taken back when a program refuses it all the same. The programs are units of systemd, that
+`opskit provision` writes (see `provisioning`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from typing import Any, Final
+
+from opskit.commands import files, secret_files
+from opskit.commands import monitoring as commands
+from opskit.environment import Environment
+from opskit.failure import Failure
+from opskit.observe.reach import root_of
+from opskit.observe.site import RELEASES_KEPT, Changes
+from opskit.observe.systemd import PROGRAMS, UNITS, USER, daemons_of, unit_of
+from opskit.secrets import Secret
+from opskit.transport import Executor
+
+_ANSWERS: Final = {"prometheus": "/-/ready", "alertmanager": "/-/ready", "exporter": "/metrics"}
+
+
+class RemoteSite:
+    """The monitoring of one environment on its monitoring host.
+
+    Args:
+        environment: what is watched.
+        executor: reaches the host.
+    """
+
+    def __init__(self, environment: Environment, executor: Executor) -> None:
+        self.environment = environment
+        self.executor = executor
+        self.root = root_of(environment)
+
+    @property
+    def current(self) -> str:
+        """The link to the configuration that is live, with its host."""
+        return f"{self.executor.host}:{self.root / 'current'}"
+
+    @property
+    def prometheus_url(self) -> str:
+        """Where Prometheus answers, on the host."""
+        return f"http://127.0.0.1:{self.environment.monitoring.prometheus_port}"
+
+    @property
+    def alertmanager_url(self) -> str:
+        """Where Alertmanager answers, on the host."""
+        return f"http://127.0.0.1:{self.environment.monitoring.alertmanager_port}"
+
+    def apply(
+        self, rendered: Mapping[str, str], secrets: Mapping[str, Secret], release: str = ""
+    ) -> Changes:
+        """Make a configuration live there, and have everything run from it.
+
+        Args:
+            rendered: the files of the configuration.
+            secrets: what receivers are told with.
+            release: which it belongs to from now on; empty for none.
+
+        Raises:
+            Failure: the host is not ready for it, it is not valid, or a program does not run from
+                it. What was live before is live still.
+        """
+        text = "".join(f"{path}\0{content}\0" for path, content in sorted(rendered.items()))
+        name = hashlib.sha256(text.encode()).hexdigest()[:12]
+        incoming = f".incoming-{name}"
+        place = self.root / "configs" / incoming
+        self._require_provisioned()
+        replaced = self._write_secrets(secrets)
+        try:
+            self.executor.check(files.unpack(place, _archive(rendered)))
+            changes = self._switch(name, incoming, release)
+        except Failure:
+            if replaced:
+                self.executor.check(secret_files.restore(self.root / "secrets"))
+            raise
+        if replaced:
+            self.executor.check(secret_files.discard(self.root / "secrets"))
+        if changes is None:
+            raise Failure(f"{self.executor.host}: the configuration that was sent is gone")
+        return changes
+
+    def restore(self, release: str) -> Changes | None:
+        """Make what belonged to a release live again; None when that is not known any more.
+
+        Raises:
+            Failure: a program does not run from it. What was live before is live still.
+        """
+        self._require_provisioned()
+        return self._switch("", "", release)
+
+    def say(self, metrics: str, name: str) -> None:
+        """Have the exporter say something, until it is told otherwise."""
+        self.executor.check(files.write(self.root / "metrics" / name, metrics.encode()))
+
+    def stop(self) -> list[str]:
+        """End everything; gives the names of what ran."""
+        names = {unit_of(name, self.environment): name for name in _ANSWERS}
+        ended = self.executor.check(commands.stop(tuple(names)))
+        return [names[unit] for unit in ended.split()]
+
+    def _require_provisioned(self) -> None:
+        units = (UNITS / unit_of(name, self.environment) for name in _ANSWERS)
+        places = [self.root / "configs", self.root / "secrets", *units]
+        missing = self.executor.check(commands.missing(places)).split()
+        if missing:
+            raise Failure(
+                f"{self.executor.host}: the monitoring host is not ready: {missing[0]} is missing",
+                hint=f"opskit provision {self.environment.name}",
+            )
+
+    def _write_secrets(self, secrets: Mapping[str, Secret]) -> bool:
+        for name, value in secrets.items():
+            path = self.root / "secrets" / name
+            self.executor.check(secret_files.replace(path, value, group=USER))
+        return bool(secrets)
+
+    def _switch(self, name: str, incoming: str, release: str) -> Changes | None:
+        as_user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env")
+        checks = (
+            (*as_user, PROGRAMS["promtool"], "check", "config", "@/prometheus/prometheus.yml"),
+            (*as_user, PROGRAMS["amtool"], "check-config", "@/alertmanager/alertmanager.yml"),
+        )
+        order = {
+            "root": str(self.root),
+            "configuration": name,
+            "incoming": incoming,
+            "release": release,
+            "kept": RELEASES_KEPT,
+            "checks": checks,
+            "daemons": self._daemons(),
+        }
+        said: dict[str, Any] = json.loads(self.executor.check(commands.switch(order)))
+        if "problem" in said:
+            raise Failure(
+                f"{self.executor.host}: {said['problem']}",
+                lines=said["lines"],
+                hint="correct what it names in environments.yaml or templates/",
+            )
+        if "unknown" in said:
+            return None
+        return Changes(
+            said["configuration"], said["switched"], tuple(said["started"]), (),
+            tuple(said["reloaded"]),
+        )  # fmt: skip
+
+    def _daemons(self) -> list[dict[str, Any]]:
+        told = self.environment.monitoring
+        ports = {
+            "prometheus": told.prometheus_port,
+            "alertmanager": told.alertmanager_port,
+            "exporter": told.exporter_port,
+        }
+        return [
+            {
+                "name": daemon.name,
+                "unit": unit_of(daemon.name, self.environment),
+                "port": ports[daemon.name],
+                "ready": _ANSWERS[daemon.name],
+                "reloads": daemon.name != "exporter",
+            }
+            for daemon in daemons_of(self.environment, self.root)
+        ]
+
+
+def _archive(rendered: Mapping[str, str]) -> bytes:
+    """Give files as a tar archive; every user may read them, for nothing in them is secret."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted({str(one) for name in rendered for one in _above(name)}):
+            entry = tarfile.TarInfo(path)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        for name, text in sorted(rendered.items()):
+            entry, content = tarfile.TarInfo(name), text.encode()
+            entry.size, entry.mode = len(content), 0o644
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def _above(name: str) -> list[str]:
+    parts = name.split("/")[:-1]
+    return ["/".join(parts[: end + 1]) for end in range(len(parts))]
