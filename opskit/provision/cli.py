@@ -48,6 +48,10 @@ def provision(
         views.show_plan(ui, outcomes)
     else:
         views.show(ui, environment, outcomes)
+    if environment.monitoring.host and not as_json:
+        from opskit.observe.provisioning import warnings
+
+        ui.warnings(warnings(environment))
     failures = [one.failure for one in outcomes if one.failure is not None]
     if failures and as_json:
         raise typer.Exit(1)

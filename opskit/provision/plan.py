@@ -52,13 +52,22 @@ def changes(environment: Environment, host: str, seen: Seen) -> list[Change]:
     Raises:
         Failure: something is in the way that only a person can decide about.
     """
+    require_debian(host, seen)
+    return [change for step in STEPS for change in step(environment, host, seen)]
+
+
+def require_debian(host: str, seen: Seen) -> None:
+    """Check that a host runs what can be provisioned.
+
+    Raises:
+        Failure: it does not.
+    """
     if seen.system.partition(" ")[0] not in ("debian", "ubuntu"):
         raise Failure(
             f"{host}: runs {seen.system or 'an unknown system'}; provisioning needs Debian",
             hint="install Debian 12 or newer there, or set the host up yourself: "
             "docs/hosts.md says what it needs",
         )
-    return [change for step in STEPS for change in step(environment, host, seen)]
 
 
 # --- steps ------------------------------------------------------------------------------------
@@ -75,16 +84,25 @@ def packages(environment: Environment, host: str, seen: Seen) -> list[Change]:
 
 def user(environment: Environment, host: str, seen: Seen) -> list[Change]:
     """The service has a user of its own, that nobody can log in as."""
-    entry = seen.users.get(USER)
+    return system_user(USER, host, seen)
+
+
+def system_user(name: str, host: str, seen: Seen) -> list[Change]:
+    """Give what makes a user that nobody can log in as.
+
+    Raises:
+        Failure: there is one that can.
+    """
+    entry = seen.users.get(name)
     if entry is None:
-        text = f"make the system user {USER}, without a login"
-        return [Change("user", text, (commands.add_user(USER),))]
+        text = f"make the system user {name}, without a login"
+        return [Change("user", text, (commands.add_user(name),))]
     shell = entry.rpartition(":")[2]
     if shell not in _NO_LOGIN:
         raise Failure(
-            f"{host}: user {USER} exists and can log in (its shell is {shell}); the service needs "
+            f"{host}: user {name} exists and can log in (its shell is {shell}); opskit needs "
             "one of its own",
-            hint=f"if nobody logs in as {USER}, there as root: usermod -s /usr/sbin/nologin {USER}",
+            hint=f"if nobody logs in as {name}, there as root: usermod -s /usr/sbin/nologin {name}",
         )
     return []
 

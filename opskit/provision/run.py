@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from opskit.commands import files
+from opskit.commands import Command, files
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.layout import PROXY_AUTHORITY
@@ -18,11 +18,19 @@ from opskit.transport import Executor
 
 @dataclass(frozen=True)
 class Node:
-    """One host. `name`: its name or address, as clients could reach it."""
+    """One host.
+
+    Attributes:
+        name: its name or address, as clients could reach it.
+        serves: whether the service runs there.
+        watches: whether it is the environment's monitoring host.
+    """
 
     name: str
     executor: Executor
     environment: Environment
+    serves: bool = True
+    watches: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,14 +70,27 @@ def provision(
 
 
 def nodes_of(environment: Environment) -> list[Node]:
-    """Give every host of an environment; each is connected to when it is needed."""
+    """Give every host of an environment, and the one that watches it.
+
+    Each is connected to when it is needed.
+    """
     # Here: what they are built on takes long to load.
+    from opskit.observe.reach import named
     from opskit.ssh import SshExecutor, login_of
     from opskit.ssh_connection import Address
 
-    login = login_of(environment)
-    addresses = [Address.parse(host) for host in environment.hosts]
-    return [Node(one.host, SshExecutor(one, login), environment) for one in addresses]
+    login, watching = login_of(environment), named(environment)
+    hosts = [*environment.hosts, *([watching] if watching else [])]
+    return [
+        Node(
+            address.host,
+            SshExecutor(address, login),
+            environment,
+            serves=host in environment.hosts,
+            watches=host == watching,
+        )
+        for host, address in ((host, Address.parse(host)) for host in dict.fromkeys(hosts))
+    ]
 
 
 def internal_ca(executor: Executor) -> str:
@@ -126,8 +147,17 @@ def _make_ready(node: Node, observe: Observer) -> tuple[Change, ...]:
 
 
 def _wanted(node: Node) -> list[Change]:
-    return plan.changes(node.environment, node.name, _look(node))
+    found: list[Change] = []
+    if node.serves:
+        seen = _look(node, plan.look(node.environment))
+        found += plan.changes(node.environment, node.name, seen)
+    if node.watches:
+        from opskit.observe import provisioning  # here: it loads an HTTP client and templates
+
+        seen = _look(node, provisioning.look(node.environment))
+        found += provisioning.changes(node.environment, node.name, seen)
+    return found
 
 
-def _look(node: Node) -> Seen:
-    return parse_look(node.executor.check(plan.look(node.environment)))
+def _look(node: Node, command: Command) -> Seen:
+    return parse_look(node.executor.check(command))
