@@ -45,6 +45,11 @@ for thing in "$@"; do
 done
 """
 
+_FINISH = """
+ls /var/lib/dpkg/updates | grep -q '^[0-9]' || exit 0
+DEBIAN_FRONTEND=noninteractive exec dpkg --configure -a --force-confold
+"""
+
 _PROXY = r"""
 target=$1 main=$2
 umask 022
@@ -73,6 +78,13 @@ def update_packages() -> Command:
     """Fetch the list of packages."""
     return Command(
         ("apt-get", "-qq", "update"), "fetch the list of packages", "apt-update", timeout=300.0
+    )
+
+
+def finish_packages() -> Command:
+    """Finish an installation that was interrupted; apt installs nothing before that."""
+    return Command(
+        script(_FINISH), "finish what an interrupted installation left", "dpkg", timeout=600.0
     )
 
 

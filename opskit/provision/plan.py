@@ -78,7 +78,11 @@ def packages(environment: Environment, host: str, seen: Seen) -> list[Change]:
     missing = [name for name in (*packages_of(environment), PROXY) if name not in seen.packages]
     if not missing:
         return []
-    run = (commands.update_packages(), commands.install_packages(missing))
+    run = (
+        commands.finish_packages(),
+        commands.update_packages(),
+        commands.install_packages(missing),
+    )
     return [Change("packages", "install " + ", ".join(missing), run)]
 
 

@@ -274,6 +274,33 @@ def test_a_user_that_can_log_in_is_not_taken_for_the_services(lab: Lab, tmp_path
         lab.end(host)
 
 
+INTERRUPTED = """
+apt-get -qq install --yes --no-install-recommends caddy >/dev/null 2>&1 &
+while kill -0 $!; do
+  for written in /var/lib/dpkg/updates/[0-9]*; do
+    [ -e "$written" ] || continue
+    pkill -STOP dpkg
+    [ -e "$written" ] && pkill -KILL apt-get && pkill -KILL dpkg && exit
+    pkill -CONT dpkg
+  done
+done
+exit 1
+"""
+
+
+def test_an_installation_that_was_killed_is_finished(lab: Lab, tmp_path: Path) -> None:
+    [host] = lab.boot()
+    try:
+        host.run("sh", "-c", INTERRUPTED)
+        refused = host.run("apt-get", "install", "--yes", "caddy", check=False).stderr.decode()
+        assert "dpkg was interrupted" in refused
+        [outcome] = provision([node_for(environment_for(host, tmp_path))])
+        assert outcome.failure is None
+        assert host.text("systemctl", "is-active", "caddy") == "active\n"
+    finally:
+        lab.end(host)
+
+
 def test_a_host_that_cannot_be_reached_does_not_hold_up_the_others(
     ready: Ready, tmp_path: Path
 ) -> None:

@@ -78,7 +78,8 @@ def test_commands_of_a_change_run_in_order(shop: Environment) -> None:
     provision([Node("one", executor, shop)])
     names = [command.name for command in executor.commands if isinstance(command, Command)]
     assert names == [
-        "look", "apt-update", "apt-install", "add-user", *["make-directory"] * 6, "write-file",
+        "look", "dpkg", "apt-update", "apt-install", "add-user", *["make-directory"] * 6,
+        "write-file",
         "daemon-reload", "enable-unit", "write-proxy", "write-proxy", "enable-unit", "reload-unit",
         "look",
     ]  # fmt: skip
