@@ -7,6 +7,7 @@ its request to connect.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import socket
@@ -15,6 +16,7 @@ from typing import Any, Final, Self
 
 from tests.chatservice.wire import (
     CONT,
+    DEADLINE,
     PING,
     PONG,
     TEXT,
@@ -107,6 +109,15 @@ class Midway:
                     assert self._flooded < MOST, "nothing waits for who does not read"
                     flood.send("send", id=str(self._flooded), text=LONG)
                     flood.until("ack")
+
+    def read_some(self) -> None:
+        """Have the slow one read all that the kernels hold for it, and then some."""
+        self._slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        self._slow.socket.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            while True:
+                self._slow._buffer += self._slow.socket.recv(65_536)
+        self._slow.socket.settimeout(DEADLINE)
 
     def finish(self) -> None:
         """Have each go on where it was.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.chatservice.midway import SETTINGS, Midway
 from tests.chatservice.newcomer import launcher, newcomer, pid_that_serves
 from tests.chatservice.wire import (
@@ -36,6 +38,37 @@ def test_what_was_half_received_and_half_sent_goes_on(service_factory: ServiceFa
         midway.finish()
     assert status(service)["last_start"]["started"] == "handover"
     assert troubles(service) == []
+
+
+@pytest.mark.parametrize("ends", ["confirms", "dies"])
+def test_a_slow_reader_that_reads_on_meanwhile_gets_every_byte_once(
+    service_factory: ServiceFactory, tmp_path: Path, ends: str
+) -> None:
+    """While the new process hesitates, nobody may write what it was told is unsent."""
+    reached, go_on = tmp_path / "reached", tmp_path / "go on"
+    hesitant = launcher(
+        tmp_path / "hesitant.py",
+        "confirm = takeover.Claim.confirm\n"
+        "def hesitate(self):\n"
+        f"    open({str(reached)!r}, 'w').close()\n"
+        f"    while not os.path.exists({str(go_on)!r}): time.sleep(0.01)\n"
+        + ("    confirm(self)\n" if ends == "confirms" else "    os._exit(9)\n")
+        + "takeover.Claim.confirm = hesitate",
+    )
+    service = service_factory(SETTINGS)
+    with Midway(service) as midway:
+        process = newcomer(service, program=hesitant)
+        eventually(reached.exists)
+        midway.read_some()
+        go_on.touch()
+        if ends == "confirms":
+            eventually(lambda: service.returncode == 0)
+        else:
+            process.wait(30)
+        midway.finish()
+        if ends == "confirms":
+            process.terminate()
+            process.communicate(timeout=30)
 
 
 def test_who_left_is_offline_when_the_grace_period_is_over_and_nobody_else(
