@@ -13,13 +13,16 @@ import io
 import os
 import signal
 import subprocess
+import sys
 import tarfile
+import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import FrameType
+from typing import IO
 
 from opskit.commands import Command, files
 from opskit.failure import Failure
@@ -154,7 +157,7 @@ class LocalExecutor(Executor):
         """Run a command; see `Executor.run`."""
         with self._started(command, stderr=subprocess.PIPE) as process:
             try:
-                stdout, stderr = process.communicate(command.stdin, timeout=command.timeout)
+                stdout, stderr = process.communicate(timeout=command.timeout)
             except subprocess.TimeoutExpired:
                 raise CommandTimeout(self.host, command, command.timeout) from None
         return Result(
@@ -164,9 +167,7 @@ class LocalExecutor(Executor):
     def stream(self, command: Command) -> Generator[str]:
         """Give a command's lines; see `Executor.stream`."""
         with self._started(command, stderr=subprocess.DEVNULL) as process:
-            assert process.stdin
             assert process.stdout
-            process.stdin.close()
             for line in process.stdout:
                 yield line.decode("utf-8", "surrogateescape").removesuffix("\n")
 
@@ -185,19 +186,40 @@ class LocalExecutor(Executor):
     def _start(self, command: Command, stderr: int) -> subprocess.Popen[bytes]:
         environment = {key: os.environ[key] for key in _ENVIRONMENT if key in os.environ}
         try:
-            return subprocess.Popen(
-                command.argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                cwd="/",
-                env={"PATH": _PATH} | environment,
-                start_new_session=True,
-            )
+            with _whole(command.stdin) as stdin:
+                return subprocess.Popen(
+                    command.argv,
+                    stdin=stdin,
+                    stdout=subprocess.PIPE,
+                    stderr=stderr,
+                    cwd="/",
+                    env={"PATH": _PATH} | environment,
+                    start_new_session=True,
+                )
         except OSError as error:
             raise Failure(
                 f"{self.host}: could not {command.description}: {command.argv[0]}: {error.strerror}"
             ) from None
+
+
+@contextlib.contextmanager
+def _whole(content: bytes) -> Iterator[IO[bytes] | int]:
+    """Give what a command reads `content` from: all of it, though opskit dies meanwhile.
+
+    A pipe would end then, and the command take half a file for a whole one. It is in memory
+    (memfd_create(2)), since it may be a secret; elsewhere than on Linux in a file without a name.
+    """
+    if not content:
+        yield subprocess.DEVNULL
+        return
+    with (
+        os.fdopen(os.memfd_create("opskit"), "w+b")
+        if sys.platform == "linux"
+        else tempfile.TemporaryFile()
+    ) as file:
+        file.write(content)
+        file.seek(0)
+        yield file
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -205,7 +227,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    for pipe in (process.stdin, process.stdout, process.stderr):
+    for pipe in (process.stdout, process.stderr):
         if pipe:
             with contextlib.suppress(OSError):
                 pipe.close()

@@ -22,6 +22,7 @@ from opskit.transport import (
 )
 
 LOCAL = LocalExecutor()
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def shell(text: str, *, timeout: float = 30.0, secret: bool = False) -> Command:
@@ -172,3 +173,22 @@ def test_a_recording_executor_answers_from_its_table() -> None:
     assert executor.check(files.link("releases/v2", PurePosixPath("/r/current"))) == "releases/v2"
     with pytest.raises(CommandFailed, match="host: could not remove r: disk on fire"):
         executor.check(files.remove(PurePosixPath("/r")))
+
+
+def test_an_opskit_that_dies_while_a_command_reads_leaves_no_half_file(tmp_path: Path) -> None:
+    """The command has all that it reads from the start, so what it writes is whole."""
+    target, size = tmp_path / "file", 4 * 1024 * 1024
+    program = (
+        "from opskit.commands import Command, script\n"
+        "from opskit.transport import LocalExecutor\n"
+        'text = \'kill -9 $PPID; cat > "$1.new" && mv "$1.new" "$1"\'\n'
+        f"argv = script(text, {str(target)!r})\n"
+        f"LocalExecutor().run(Command(argv, 'write', 'write', stdin=b'x' * {size}))\n"
+    )
+    died = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=False)
+    assert died.returncode == -signal.SIGKILL
+    deadline = time.monotonic() + 30
+    while not target.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert target.stat().st_size == size
