@@ -14,7 +14,7 @@ _CONNECT = 0.5
 
 
 class Silence(Step):
-    """Tells the Alertmanager on this machine, where one watches the environment.
+    """Tells the Alertmanager that watches the environment, here or on its monitoring host.
 
     There is nothing to undo: a deployment that failed has moved connections, too.
     """
@@ -30,6 +30,8 @@ class Silence(Step):
         """Where no Alertmanager runs, and nothing changes, there is nobody to tell."""
         if part.act.unchanged:
             return "nothing changes"
+        if part.act.environment.monitoring.host:
+            return ""
         port = part.act.environment.monitoring.alertmanager_port
         try:
             socket.create_connection(("127.0.0.1", port), timeout=_CONNECT).close()
@@ -39,13 +41,20 @@ class Silence(Step):
 
     def apply(self, part: Part) -> str:
         """Tell it; a deployment goes on without."""
-        from opskit.observe.silence import silence  # here: it loads an HTTP client
+        from opskit.observe.reach import reached  # here: they load an HTTP client
+        from opskit.observe.silence import NotWatched, silence
 
-        act = part.act
-        url = f"http://127.0.0.1:{act.environment.monitoring.alertmanager_port}"
+        act, environment = part.act, part.act.environment
+        url = f"http://127.0.0.1:{environment.monitoring.alertmanager_port}"
         why = f"{act.action.value} {act.name}"
         try:
-            silence(url, SECONDS, environment=act.environment.name, who=act.person.who, why=why)
+            with reached(environment) as transport:
+                silence(
+                    url, SECONDS, environment=environment.name, who=act.person.who, why=why,
+                    transport=transport,
+                )  # fmt: skip
+        except NotWatched:
+            return "no Alertmanager runs there"
         except Failure as failure:
             act.warnings.append(str(failure))
             return "not heard; see the warning"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from opskit.failure import Misuse
+
+if TYPE_CHECKING:
+    from opskit.environment import Environment
 
 
 def register(app: typer.Typer) -> None:
@@ -26,12 +29,15 @@ def monitor(
     stop: Annotated[bool, typer.Option("--stop", help="End what watches it.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Watch it from this machine: Prometheus, Alertmanager, probes; started or updated."""
+    """Watch it, from here or its monitoring host: Prometheus and all; started or updated."""
     from opskit.cli import print_json, session
     from opskit.observe import views
     from opskit.observe.local import site_of, watch
 
     environment = session.environment(env)
+    if environment.monitoring.host:
+        _monitor_there(environment, stop=stop, as_json=as_json)
+        return
     site = site_of(environment, file=session.file)
     if stop:
         ended = site.stop()
@@ -45,6 +51,27 @@ def monitor(
         print_json({"environment": env, **views.changes_json(site, changes)})
     else:
         views.show_changes(session.ui(), environment, site, changes)
+
+
+def _monitor_there(environment: Environment, *, stop: bool, as_json: bool) -> None:
+    """Do the same on the monitoring host."""
+    from opskit.cli import print_json, session
+    from opskit.observe import views
+    from opskit.observe.remote import remote_site, watch
+
+    with remote_site(environment) as site:
+        if stop:
+            ended = site.stop()
+            if as_json:
+                print_json({"environment": environment.name, "stopped": ended})
+            else:
+                views.show_stopped(session.ui(), environment, ended)
+            return
+        changes = watch(site)
+        if as_json:
+            print_json({"environment": environment.name, **views.changes_json(site, changes)})
+        else:
+            views.show_changes(session.ui(), environment, site, changes)
 
 
 def alerts(env: Env, as_json: Json = False) -> None:

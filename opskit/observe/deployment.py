@@ -1,4 +1,4 @@
-"""The monitoring of an environment goes with its releases, where it runs on this machine.
+"""The monitoring of an environment goes with its releases, where it runs.
 
 A deployment brings the rules as they are rendered now; a rollback brings back those that the
 release was deployed with. It never makes a deployment fail: what goes wrong is a warning.
@@ -18,23 +18,44 @@ if TYPE_CHECKING:
 
 
 def follow(act: Act) -> None:
-    """Have the monitoring go with an act that went well; nothing, where none runs from here."""
+    """Have the monitoring go with an act that went well; nothing, where none runs."""
     environment = act.environment
-    if environment.target != "local" or not (environment.root / "monitoring/current").is_dir():
-        return
     if act.action is Action.STOP or not act.number:
         return
+    try:
+        if environment.monitoring.host:
+            _on_its_host(act)
+        elif environment.target == "local" and (environment.root / "monitoring/current").is_dir():
+            _here(act)
+    except (Failure, ConfigError) as failure:
+        again = failure.hint if isinstance(failure, Failure) else ""
+        again = again if again.startswith("opskit ") else f"opskit monitor {environment.name}"
+        lines = "; ".join(failure.lines) if isinstance(failure, Failure) else ""
+        why = f"{failure} ({lines})" if lines else str(failure)
+        act.warnings.append(f"the monitoring stays as it was: {why}; mend it, then {again}")
+
+
+def _here(act: Act) -> None:
     from opskit.observe.local import site_of, watch  # here: they load an HTTP client and templates
 
+    environment = act.environment
     site, release = site_of(environment), release_name(act.number)
-    try:
-        if not site.running:
-            return
-        if act.action is Action.ROLLBACK and site.restore(release) is not None:
-            return
-        if act.action is Action.DEPLOY:
-            watch(environment, site)
-        site.remember(release)
-    except (Failure, ConfigError) as failure:
-        again = f"opskit monitor {environment.name}"
-        act.warnings.append(f"the monitoring stays as it was: {failure}; mend it, then {again}")
+    if not site.running:
+        return
+    if act.action is Action.ROLLBACK and site.restore(release) is not None:
+        return
+    if act.action is Action.DEPLOY:
+        watch(environment, site)
+    site.remember(release)
+
+
+def _on_its_host(act: Act) -> None:
+    """Bring it there. After a rollback to a release that none is known of, it stays as it is."""
+    from opskit.observe.remote import remote_site, watch
+
+    with remote_site(act.environment) as site:
+        if act.action is Action.ROLLBACK:
+            site.restore(release_name(act.number))
+        else:
+            watch(site, release_name(act.number))
+        site.say_deployed(act.fleet.lead.record())

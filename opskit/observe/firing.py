@@ -11,6 +11,7 @@ import httpx
 
 from opskit.environment import Environment
 from opskit.failure import Failure
+from opskit.observe.reach import client, reached
 
 _HTTP: Final = 10.0
 _ORDER: Final = {"critical": 0, "warning": 1, "none": 2}
@@ -91,8 +92,9 @@ def look(environment: Environment) -> Seen:
         Failure: one of them does not answer.
     """
     ports = environment.monitoring
-    told = _get(environment, ports.alertmanager_port, "Alertmanager", "/api/v2/alerts")
-    rules = _get(environment, ports.prometheus_port, "Prometheus", "/api/v1/alerts")
+    with reached(environment) as transport, client(transport, _HTTP) as asks:
+        told = _get(environment, asks, ports.alertmanager_port, "Alertmanager", "/api/v2/alerts")
+        rules = _get(environment, asks, ports.prometheus_port, "Prometheus", "/api/v1/alerts")
     alerts = [_told(one) for one in told]
     alerts += [_pending(one) for one in rules["data"]["alerts"] if one["state"] == "pending"]
     mine = [one for one in alerts if one.labels.get("environment") == environment.name]
@@ -102,9 +104,9 @@ def look(environment: Environment) -> Seen:
     return Seen(environment.name, tuple(shown), watchdog)
 
 
-def _get(environment: Environment, port: int, who: str, path: str) -> Any:
+def _get(environment: Environment, asks: httpx.Client, port: int, who: str, path: str) -> Any:
     try:
-        answer = httpx.get(f"http://127.0.0.1:{port}{path}", timeout=_HTTP, trust_env=False)
+        answer = asks.get(f"http://127.0.0.1:{port}{path}")
         return answer.raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         raise Failure(

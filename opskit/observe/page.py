@@ -28,6 +28,7 @@ from opskit.observe import svg
 from opskit.observe.firing import Firing, look
 from opskit.observe.panels import Panels
 from opskit.observe.prometheus import Prometheus, QueryError, Series
+from opskit.observe.reach import reached
 from opskit.observe.units import shown
 from opskit.render import TEMPLATES
 
@@ -84,11 +85,12 @@ def draw(environment: Environment, *, seconds: float, out: Path | None = None) -
     seen = look(environment)  # says what to run when nobody watches
     url = f"http://127.0.0.1:{environment.monitoring.prometheus_port}"
     end = time.time()
-    prometheus = Prometheus(url)
-    try:
-        sections, frame = _sections(environment, prometheus, end, seconds)
-    finally:
-        prometheus.close()
+    with reached(environment) as transport:
+        prometheus = Prometheus(url, transport)
+        try:
+            sections, frame = _sections(environment, prometheus, end, seconds)
+        finally:
+            prometheus.close()
     text = _page(environment, sections, frame, seen.alerts, watchdog=seen.watchdog)
     return _write(text, out or Path(tempfile.gettempdir()) / f"opskit-{environment.name}.html")
 

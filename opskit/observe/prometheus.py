@@ -10,6 +10,7 @@ from typing import Any, Final
 import httpx
 
 from opskit.failure import Failure
+from opskit.observe.reach import client
 
 _HTTP: Final = 30.0
 
@@ -32,11 +33,16 @@ class Series:
 
 
 class Prometheus:
-    """One Prometheus server."""
+    """One Prometheus server.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        url: where it answers.
+        transport: what carries requests there; None where this machine reaches it itself.
+    """
+
+    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
         self.url = url
-        self._client = httpx.Client(base_url=url, timeout=_HTTP, trust_env=False)
+        self._client = client(transport, _HTTP, url)
 
     def close(self) -> None:
         """Let go of the connections."""

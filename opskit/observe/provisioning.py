@@ -10,9 +10,8 @@ from importlib import resources
 from pathlib import PurePosixPath
 from typing import Final
 
-from opskit.commands import Command, files
+from opskit.commands import Command, files, provisioning
 from opskit.commands import monitoring as commands
-from opskit.commands import provisioning
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.observe.reach import ROOT, root_of

@@ -18,7 +18,7 @@ from opskit.commands import monitoring as commands
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.host_names import name_of
-from opskit.transport import Executor
+from opskit.transport import CommandFailed, Executor
 
 if TYPE_CHECKING:
     from opskit.ssh import SshExecutor
@@ -52,6 +52,10 @@ def executor_of(environment: Environment) -> SshExecutor:
     return SshExecutor(Address.parse(named(environment)), login_of(environment))
 
 
+class NobodyListens(httpx.ConnectError):
+    """The host was reached, and nobody listens on that port of it."""
+
+
 class Loopback(httpx.BaseTransport):
     """HTTP to a host's loopback, one command a request."""
 
@@ -62,7 +66,8 @@ class Loopback(httpx.BaseTransport):
         """Ask.
 
         Raises:
-            httpx.ConnectError: nobody answers there, or the host cannot be reached.
+            NobodyListens: nobody answers there.
+            httpx.ConnectError: the host cannot be reached.
         """
         url, body = request.url, request.read().decode()
         kind = request.headers.get("Content-Type", "") if body else ""
@@ -70,6 +75,8 @@ class Loopback(httpx.BaseTransport):
         command = commands.ask(request.method, url.port or 80, path, kind, body)
         try:
             fields = json.loads(self._executor.check(command))
+        except CommandFailed as error:
+            raise NobodyListens(str(error), request=request) from None
         except (Failure, ValueError) as error:
             raise httpx.ConnectError(str(error), request=request) from None
         headers = {"Content-Type": fields["type"]}

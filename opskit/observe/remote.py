@@ -12,14 +12,19 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from opskit.commands import files, secret_files
 from opskit.commands import monitoring as commands
+from opskit.deployments import Record
 from opskit.environment import Environment
 from opskit.failure import Failure
-from opskit.observe.reach import root_of
+from opskit.observe.local import resolve_secrets
+from opskit.observe.probe import deployment_metrics
+from opskit.observe.reach import executor_of, root_of
+from opskit.observe.rendering import render_monitoring
 from opskit.observe.site import RELEASES_KEPT, Changes
 from opskit.observe.systemd import PROGRAMS, UNITS, USER, daemons_of, unit_of
 from opskit.secrets import Secret
@@ -98,9 +103,10 @@ class RemoteSite:
         self._require_provisioned()
         return self._switch("", "", release)
 
-    def say(self, metrics: str, name: str) -> None:
-        """Have the exporter say something, until it is told otherwise."""
-        self.executor.check(files.write(self.root / "metrics" / name, metrics.encode()))
+    def say_deployed(self, record: Record) -> None:
+        """Have the exporter say what was deployed last."""
+        path = self.root / "metrics" / "deployment.prom"
+        self.executor.check(files.write(path, deployment_metrics(record).encode()))
 
     def stop(self) -> list[str]:
         """End everything; gives the names of what ran."""
@@ -170,6 +176,28 @@ class RemoteSite:
             }
             for daemon in daemons_of(self.environment, self.root)
         ]
+
+
+@contextmanager
+def remote_site(environment: Environment) -> Iterator[RemoteSite]:
+    """Give an environment's monitoring on its monitoring host; it is connected to when needed."""
+    executor = executor_of(environment)
+    try:
+        yield RemoteSite(environment, executor)
+    finally:
+        executor.close()
+
+
+def watch(site: RemoteSite, release: str = "") -> Changes:
+    """Have everything run from what the environment says now.
+
+    Raises:
+        ConfigError: a secret that a receiver needs is missing.
+        Failure: see `RemoteSite.apply`.
+    """
+    secrets = resolve_secrets(site.environment)
+    rendered = render_monitoring(site.environment, root=site.root)
+    return site.apply(rendered, secrets, release)
 
 
 def _archive(rendered: Mapping[str, str]) -> bytes:

@@ -12,10 +12,15 @@ from typing import Any, Final
 import httpx
 
 from opskit.failure import Failure
+from opskit.observe.reach import NobodyListens, client
 
 MOST_SECONDS: Final = 900.0
 """No deployment takes longer; one that does is worth an alert."""
 _HTTP: Final = 5.0
+
+
+class NotWatched(Failure):
+    """No Alertmanager runs, so that nobody would be told of anything."""
 
 
 def silence(
@@ -26,6 +31,7 @@ def silence(
     who: str,
     why: str,
     category: str = "connections",
+    transport: httpx.BaseTransport | None = None,
 ) -> str:
     """Keep alerts of one category about one environment silent for a while; gives the silence's id.
 
@@ -36,9 +42,11 @@ def silence(
         who: by whom.
         why: for those who wonder.
         category: the label `category` of the alerts.
+        transport: what carries requests there; None where this machine reaches it itself.
 
     Raises:
-        Failure: Alertmanager did not take it. A deployment goes on without one.
+        NotWatched: no Alertmanager runs there.
+        Failure: it did not take the silence. A deployment goes on without one.
     """
     now = datetime.now(UTC)
     matchers = {"environment": environment, "category": category}
@@ -52,7 +60,7 @@ def silence(
         "createdBy": who,
         "comment": why,
     }
-    answer = _ask("POST", f"{alertmanager_url}/api/v2/silences", body)
+    answer = _ask("POST", f"{alertmanager_url}/api/v2/silences", body, transport)
     return str(answer.json()["silenceID"])
 
 
@@ -65,9 +73,16 @@ def end_silence(alertmanager_url: str, silence_id: str) -> None:
     _ask("DELETE", f"{alertmanager_url}/api/v2/silence/{silence_id}")
 
 
-def _ask(method: str, url: str, body: Mapping[str, Any] | None = None) -> httpx.Response:
+def _ask(
+    method: str,
+    url: str,
+    body: Mapping[str, Any] | None = None,
+    transport: httpx.BaseTransport | None = None,
+) -> httpx.Response:
     try:
-        answer = httpx.request(method, url, json=body, timeout=_HTTP, trust_env=False)
-        return answer.raise_for_status()
+        with client(transport, _HTTP) as asks:
+            return asks.request(method, url, json=body).raise_for_status()
+    except NobodyListens as error:
+        raise NotWatched(f"no Alertmanager runs: {error}") from None
     except httpx.HTTPError as error:
         raise Failure(f"Alertmanager does not take a silence: {error}") from None

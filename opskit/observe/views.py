@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from opskit.environment import Environment
     from opskit.observe.firing import Firing, Seen
     from opskit.observe.probe import Probe
+    from opskit.observe.remote import RemoteSite
     from opskit.observe.site import Changes, MonitoringSite
     from opskit.observe.top import Ranking
 
@@ -23,7 +24,7 @@ _STYLES = {"critical": "red", "warning": "yellow", "none": "dim"}
 # --- monitor ----------------------------------------------------------------------------------
 
 
-def changes_json(site: MonitoringSite, changes: Changes) -> dict[str, Any]:
+def changes_json(site: MonitoringSite | RemoteSite, changes: Changes) -> dict[str, Any]:
     """Give what was done for --json; the keys are stable."""
     return {
         "configuration": changes.configuration,
@@ -36,7 +37,9 @@ def changes_json(site: MonitoringSite, changes: Changes) -> dict[str, Any]:
     }
 
 
-def show_changes(ui: Ui, environment: Environment, site: MonitoringSite, changes: Changes) -> None:
+def show_changes(
+    ui: Ui, environment: Environment, site: MonitoringSite | RemoteSite, changes: Changes
+) -> None:
     """Show what was done, and where to look now."""
     paint, name = ui.terminal.paint, environment.name
     ui.heading("Watching", environment)
@@ -49,7 +52,7 @@ def show_changes(ui: Ui, environment: Environment, site: MonitoringSite, changes
     ui.say(f"{ui.terminal.mark('done')} {paint('bold', said)}")
     ui.say(f"  {paint('dim', 'prometheus   ')} {paint('cyan', site.prometheus_url)}")
     ui.say(f"  {paint('dim', 'alertmanager ')} {paint('cyan', site.alertmanager_url)}")
-    ui.say(f"  {paint('dim', 'configuration')} {nearby(site.current)} ({changes.configuration})")
+    ui.say(f"  {paint('dim', 'configuration')} {_place(site.current)} ({changes.configuration})")
     receivers = environment.monitoring.receivers
     if not (receivers.webhook or receivers.email or receivers.slack):
         ui.warnings(["nobody is told of alerts: name somebody under monitoring.receivers"])
@@ -60,6 +63,10 @@ def show_changes(ui: Ui, environment: Environment, site: MonitoringSite, changes
             (f"monitor {name} --stop", "end it"),
         ]
     )
+
+
+def _place(current: Path | str) -> str:
+    return current if isinstance(current, str) else nearby(current)
 
 
 def show_stopped(ui: Ui, environment: Environment, ended: Sequence[str]) -> None:

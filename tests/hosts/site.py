@@ -34,6 +34,7 @@ class HostSite:
         layers: built layers, shared by all tests.
         settings: sections of the chat service.
         secrets: references, by name; `jwt_secret` is there already.
+        monitoring: that section of environments.yaml.
         events: what happened to the steps of the last act.
     """
 
@@ -43,6 +44,7 @@ class HostSite:
     settings: dict[str, Any] = field(default_factory=dict)
     secrets: dict[str, str] = field(default_factory=dict)
     user: str = "root"
+    monitoring: dict[str, Any] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -74,6 +76,7 @@ class HostSite:
             "url": f"https://{first.address}",
             "secrets": self.secrets,
             "chat": self.settings,
+            "monitoring": self.monitoring,
         }
         text = json.dumps({"environments": {"prod": environment}}, indent=1)  # JSON is YAML, too
         self.file.write_text(text, encoding="utf-8")

@@ -39,14 +39,14 @@ class Receiver(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Request)
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        super().__init__((address, 0), _Request)
         self.told: list[Told] = []
         self._news = threading.Condition()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        return f"http://{self.server_address[0]!s}:{self.server_address[1]}"
 
     def take(self, path: str, authorization: str, notification: dict[str, Any]) -> None:
         with self._news:
@@ -105,9 +105,9 @@ class _Request(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def receiving() -> Iterator[Receiver]:
-    """Receive until the end of the block."""
-    with Receiver() as receiver:
+def receiving(address: str = "127.0.0.1") -> Iterator[Receiver]:
+    """Receive on one of this machine's addresses until the end of the block."""
+    with Receiver(address) as receiver:
         thread = threading.Thread(target=receiver.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
