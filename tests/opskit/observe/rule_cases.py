@@ -60,7 +60,7 @@ def histogram(name: str, fast: str, slow: str, labels: str = CHAT) -> dict[str, 
 MAIN: Final = {"environment": "main"}
 AT_A: Final = {"environment": "main", "instance": "a:1", "job": "chat"}
 
-CASES: Final = [
+_OWN: Final = [
     # --- ChatDown -------------------------------------------------------------------------
     Case(
         "ChatDown", "a process stops answering",
@@ -133,11 +133,11 @@ CASES: Final = [
     ),
     Case(
         "ChatBudgetBurn", "eight of a thousand fail for six hours",
-        requests("0+992x400", "0+8x400"), "380m", (MAIN,), {"slo": 0.995},
+        requests("0+9920x40", "0+80x40"), "380m", (MAIN,), {"slo": 0.995}, 10,
     ),
     Case(
         "ChatBudgetBurn", "three of a thousand requests fail",
-        requests("0+997x400", "0+3x400"), "380m", (), {"slo": 0.9997},
+        requests("0+9970x40", "0+30x40"), "380m", (), {"slo": 0.9997}, 10,
     ),
     Case(
         "ChatBudgetBurn", "it was so until forty minutes ago",
@@ -337,18 +337,18 @@ CASES: Final = [
     ),
     Case(
         "ChatDiskFilling", "it will be full tomorrow",
-        {f"chat_data_free_bytes{{{CHAT}}}": "20000000000-20000000x500"}, "410m",
-        ({**AT_A, "signal": "trend"},), {"disk_hours": 2},
+        {f"chat_data_free_bytes{{{CHAT}}}": "20000000000-200000000x50"}, "410m",
+        ({**AT_A, "signal": "trend"},), {"disk_hours": 2}, 10,
     ),
     Case(
         "ChatDiskFilling", "it will be full next week",
-        {f"chat_data_free_bytes{{{CHAT}}}": "20000000000-2000000x500"}, "410m", (),
-        {"disk_hours": 240},
+        {f"chat_data_free_bytes{{{CHAT}}}": "20000000000-20000000x50"}, "410m", (),
+        {"disk_hours": 240}, 10,
     ),
     Case(
         "ChatDiskFilling", "there is room",
-        {f"chat_data_free_bytes{{{CHAT}}}": "20000000000x500"}, "410m", (),
-        {"disk_free": 30_000_000_000},
+        {f"chat_data_free_bytes{{{CHAT}}}": "20000000000x50"}, "410m", (),
+        {"disk_free": 30_000_000_000}, 10,
     ),
     # --- ChatCertificateExpiring ----------------------------------------------------------
     Case(
@@ -390,3 +390,72 @@ CASES: Final = [
     # --- Watchdog -------------------------------------------------------------------------
     Case("Watchdog", "nothing happens at all", {}, "1m", (MAIN,)),
 ]  # fmt: skip
+
+
+# --- what happens to every service, and must be told by none but the alert it is about --------
+
+
+def whole(counter: str, failures: str, **gauges: str) -> dict[str, str]:
+    """Give every series that any alert looks at: what grows, what fails, and how things stand."""
+    stand = {
+        "up": "1x40", "connections": "100x40", "store": "1x40", "free": "50000000000x40",
+        "started": "1x40", "deployed": "0x40", "probe": "1x40", "probed": "0+60x40",
+        "certificate": "9000000x40", **gauges,
+    }  # fmt: skip
+    return {
+        **requests(counter, failures),
+        **histogram("chat_delivery_duration_seconds", counter, counter),
+        **histogram("chat_request_duration_seconds", counter, counter, f'{CHAT}, op="send"'),
+        **histogram("chat_event_loop_lag_seconds", counter, counter),
+        f"chat_slow_members_total{{{CHAT}}}": failures,
+        f'chat_room_errors_total{{{CHAT}, kind="internal"}}': gauges.get("bugs", failures),
+        f'chat_storage_operations_total{{{CHAT}, op="commit", result="error"}}': failures,
+        f'chat_connections_closed_total{{{CHAT}, reason="lost"}}': failures,
+        f"up{{{CHAT}}}": stand["up"],
+        f"chat_connections{{{CHAT}}}": stand["connections"],
+        f"chat_store_up{{{CHAT}}}": stand["store"],
+        f"chat_data_free_bytes{{{CHAT}}}": stand["free"],
+        f"process_start_time_seconds{{{CHAT}}}": stand["started"],
+        f"opskit_deploy_timestamp_seconds{{{ENV}}}": stand["deployed"],
+        f"opskit_probe_success{{{ENV}}}": stand["probe"],
+        f"opskit_probe_timestamp_seconds{{{ENV}}}": stand["probed"],
+        f"opskit_probe_certificate_expiry_timestamp_seconds{{{ENV}}}": stand["certificate"],
+    }
+
+
+GONE: Final = "1x10 stale"
+ALERTS: Final = list(dict.fromkeys(case.alert for case in _OWN))
+SITUATIONS: Final[list[tuple[str, dict[str, str], str, dict[str, Mapping[str, str]]]]] = [
+    ("a service under load", whole("0+100x40", "0x40"), "30m", {}),
+    ("an idle service, which failed once upon a time", whole("5000x40", "400x40"), "30m", {}),
+    (
+        "a deployment in the middle of load, which sets all counters back",
+        whole(
+            "0+100x20 0+100x20", "40x20 0x20", started="1x20 1260x20", deployed="0x20 1260x20"
+        ),
+        "23m", {},
+    ),
+    (
+        "hardly any traffic, of which something fails",
+        whole("0x5 1x35", "0x21 1x20", connections="3x40", bugs="0x40"), "24m", {},
+    ),
+    (
+        "all targets gone from Prometheus",
+        whole(
+            "0+100x10 stale", "0x10 stale",
+            **dict.fromkeys(("up", "connections", "store", "free", "started", "deployed", "probe",
+                             "probed", "certificate"), GONE),
+        ),
+        "30m",
+        {"ChatDown": {"environment": "main", "job": "chat"}, "ChatSmokeStale": MAIN},
+    ),
+]  # fmt: skip
+CASES: Final = [
+    *_OWN,
+    *(
+        Case(alert, what, series, at, (firing[alert],) if alert in firing else ())
+        for what, series, at, firing in SITUATIONS
+        for alert in ALERTS
+        if alert != "Watchdog"
+    ),
+]
