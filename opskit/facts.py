@@ -95,10 +95,10 @@ class HeldLease:
 class Facts:
     """One look at one node of an environment.
 
-    `nodes`: the processes of each further node that lives below its root, by number.
-    `unit`: whether the systemd unit is there, where there shall be one. `proxy`: the state of the
-    proxy's unit, `active` when it runs; None on this machine. `control`: what the service says of
-    itself on its control socket; None when it is silent.
+    `record`: the lines of deployments.jsonl. `nodes`: the processes of each further node that
+    lives below its root, by number. `unit`: whether the systemd unit is there, where there shall
+    be one. `proxy`: the state of the proxy's unit, `active` when it runs; None on this machine.
+    `control`: what the service says of itself on its control socket; None when it is silent.
     """
 
     python: str
@@ -113,6 +113,7 @@ class Facts:
     incoming: tuple[str, ...]
     layers: tuple[str, ...]
     in_progress: str
+    record: str
     lease: HeldLease | None
     processes: tuple[Process, ...]
     nodes: Mapping[int, tuple[Process, ...]]
@@ -158,6 +159,7 @@ def _facts(seen: Mapping[str, Any]) -> Facts:
         incoming=tuple(seen["incoming"]),
         layers=tuple(seen["layers"]),
         in_progress=seen["in_progress"] or "",
+        record=seen["record"] or "",
         lease=parse_lease(seen["lock"] or "", boot=seen["boot"], uptime=float(seen["uptime"])),
         processes=processes,
         nodes={int(number): _processes(there) for number, there in seen["nodes"].items()},

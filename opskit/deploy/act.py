@@ -18,6 +18,7 @@ from opskit.deployments import (
     Record,
     SmokeResult,
     merge,
+    parse_record,
 )
 from opskit.facts import Facts, Manifest
 from opskit.fleet import Fleet
@@ -219,6 +220,7 @@ class Part:
         unchanged: whether nothing has to be changed there.
         mended: the release that was put back after an interrupted act; None when none was.
         log_mark: where the node's log ended before the switch.
+        after: what was seen there when it served the release.
         begun: whether a note of the act lies there.
     """
 
@@ -237,6 +239,7 @@ class Part:
     pid: int = 0
     port: int = 0
     log_mark: str = ""
+    after: Facts | None = None
     begun: bool = False
     switched: bool = False
     connections: Moved | None = None
@@ -270,7 +273,7 @@ class Part:
     def look(self) -> Facts:
         """Look at the node anew, at its record too."""
         self.facts = self.target.survey()
-        self.record = self.target.record()
+        self.record = parse_record(self.facts.record)
         return self.facts
 
     def hold(self, lease: Lease) -> None:

@@ -31,7 +31,7 @@ class Health(Step):
             raise Failure(str(failure), hint=failure.hint, lines=lines) from None
 
     def _look(self, part: Part) -> str:
-        facts = part.target.survey()
+        part.after = facts = part.target.survey()
         serving = facts.serving
         if serving is None:
             raise Failure(f"{part.name} does not answer on /version")

@@ -80,7 +80,8 @@ class Prune(Step):
 
     def apply(self, part: Part) -> str:
         """Remove."""
-        facts, target = part.look(), part.target
+        # Under our lease nobody but us has changed anything since.
+        facts, target = part.after or part.look(), part.target
         keep = target.environment.releases_keep
         out = doomed(facts, part.act.record, keep=keep, now=part.number)
         paths = [target.layout.release(number) for number in out.releases]
@@ -88,7 +89,7 @@ class Prune(Step):
         paths += [target.root / path for path in facts.incoming]
         surplus = [number for number in facts.nodes if number > part.act.environment.nodes]
         for number in surplus:
-            self._end_node(part, number)
+            self._end_node(part, facts, number)
             paths.append(PurePosixPath(part.act.environment.node(number).root))
         if not paths:
             return "nothing to remove"
@@ -98,12 +99,12 @@ class Prune(Step):
         names += [f"layer {name[:10]}" for name in out.layers]
         return "removed " + (", ".join(names) or "a broken-off upload")
 
-    def _end_node(self, part: Part, number: int) -> None:
+    def _end_node(self, part: Part, facts: Facts, number: int) -> None:
         """Send the members of a node away that the environment no longer has, and end it."""
         environment, python = part.act.environment.node(number), part.target.python
         timing = environment.settings.timing
         seconds = part.act.timing.end + timing.drain + timing.reconnect_spread
-        pids = [one.pid for one in part.looked.nodes[number]]
+        pids = [one.pid for one in facts.nodes[number]]
         if pids:
             root = PurePosixPath(environment.root)
             part.target.executor.check(service.end(root, pids, python=python, seconds=seconds))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from opskit import deployments
 from opskit.deploy.act import Part
 from opskit.deploy.step import Order, Step
@@ -26,5 +28,6 @@ class RecordIt(Step):
         """Append to the record."""
         one = part.deployment(Outcome.GOOD)
         deployments.append(part.target.executor, part.target.layout, one, python=part.target.python)
+        part.record = replace(part.record, deployments=(*part.record.deployments, one))
         part.act.recorded = True
         return ""

@@ -21,7 +21,8 @@ class Unlock(Step):
         """Tidy up; the lease is given back whatever happens."""
         try:
             if part.begun:
-                secrets.discard_backups(part)
+                if part.changed_secrets:
+                    secrets.discard_backups(part)
                 part.target.executor.check(files.remove(part.target.layout.in_progress))
         finally:
             if part.lease is not None:

@@ -21,6 +21,7 @@ EMPTY = Facts(
     unit=True,
     proxy=None,
     control=None,
+    record="",
     serving=None,
     listeners=(),
     bindable={},

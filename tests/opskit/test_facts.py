@@ -41,6 +41,7 @@ SEEN: dict[str, Any] = {
     "unit": True,
     "proxy": None,
     "control": None,
+    "record": None,
     "nodes": {"2": [{"pid": 7, "release": "v1", "started": 1.0}]},
     "processes": [
         {"pid": 10, "release": "v1", "started": 1.0},

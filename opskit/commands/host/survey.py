@@ -284,6 +284,7 @@ def main(root: str, host: str, port: str, admin_port: str, unit: str = "") -> No
             "incoming": incoming(root),
             "layers": [name for name in names(f"{root}/layers") if not name.startswith(".")],
             "in_progress": text(os.path.join(root, "in-progress.json")),
+            "record": text(os.path.join(root, "deployments.jsonl")),
             "lock": text(os.path.join(root, "lock")),
             "uptime": (text("/proc/uptime") or "0").split()[0],
             "boot": (text("/proc/sys/kernel/random/boot_id") or "").strip(),
