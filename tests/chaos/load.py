@@ -77,9 +77,12 @@ class Load:
         urls: where they connect; several nodes share the devices among them.
         token: signs in a user.
         plan: who takes part.
+        arrivals: how many devices come a second, at most; 0 for all at once.
     """
 
-    def __init__(self, urls: Sequence[str], token: Token, plan: Plan) -> None:
+    def __init__(
+        self, urls: Sequence[str], token: Token, plan: Plan, *, arrivals: float = 0.0
+    ) -> None:
         self.plan = plan
         self.seats = seats(urls, plan)
         self._walkers, self._quitters = walkers_and_quitters(self.seats, plan)
@@ -88,6 +91,7 @@ class Load:
         self.skew = 0.0
         """The longest that this process itself stalled, in seconds."""
         self._token = token
+        self._pause = 1.0 / arrivals if arrivals else 0.0
         self._chance = random.Random(plan.seed)
         self._stays: dict[Seat, int] = {}
         self._sent = 0
@@ -100,6 +104,7 @@ class Load:
     async def __aenter__(self) -> Self:
         for seat in self.seats:
             self._enter(seat)
+            await asyncio.sleep(self._pause)
         self._work(self._send_steadily(), self._do_asides(), self._measure_stalls())
         self._work(*(self._walk(seat) for seat in self._walkers))
         return self

@@ -31,6 +31,8 @@ from tests.hosts.site import HostSite
 from tests.hosts.strangers import WORKSPACE, Strangers
 
 TOKEN_SECONDS: Final = 3600.0
+ARRIVALS: Final = 60.0
+"""Devices a second; a TLS handshake costs both ends some 5 ms, and they share this machine."""
 ENTERING_SECONDS: Final = 120.0
 SETTLE_SECONDS: Final = 60.0
 OPSKIT_SECONDS: Final = 300.0
@@ -163,7 +165,7 @@ async def act_under_load(
     def token(user: str, workspace: str, name: str) -> str:
         return sign(secret, user=user, workspaces=[workspace], name=name, ttl=TOKEN_SECONDS)
 
-    load = Load([url], token, plan)
+    load = Load([url], token, plan, arrivals=ARRIVALS)
     doer = Deeds(site)
     words = (token("program", WORKSPACE, "Program"), token("page", WORKSPACE, "Page"))
     async with Strangers(url, words) as strangers, load:
