@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -284,9 +285,28 @@ class MonitoringSite:
                     reloaded.append(name)
                 continue
             was_running = daemon.stop()
+            self._require_free(name)
             daemon.start(READY_SECONDS)
             (restarted if was_running else started).append(name)
         return tuple(started), tuple(restarted), tuple(reloaded)
+
+    def _require_free(self, name: str) -> None:
+        """Make sure that what answers on a port will be ours.
+
+        Raises:
+            Failure: something else has it, such as the daemon that a package started.
+        """
+        key = f"{name}_port"
+        port = int(getattr(self.monitoring, key))
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise Failure(
+                    f"{name}: port {port} of 127.0.0.1 cannot be had: {error.strerror}",
+                    hint=f"end what has it (`ss -ltnp sport = :{port}`), or set monitoring.{key}",
+                ) from None
 
     def _reload(self, name: str) -> None:
         url = self.prometheus_url if name == "prometheus" else self.alertmanager_url

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -432,3 +433,10 @@ def test_stopped_nobody_watches_and_that_is_said(watched: Watched) -> None:
     assert "nobody watches: Alertmanager does not answer" in said["error"]
     assert said["next"] == "opskit monitor dev"
     assert watched.json("monitor", "dev", "--stop")["stopped"] == []
+    # What answers on a port that somebody else has would not be ours.
+    port = watched.monitoring.monitoring.prometheus_port
+    with socket.create_server(("127.0.0.1", port)):
+        said = watched.json("monitor", "dev", status=1)
+    assert said["error"].startswith(f"prometheus: port {port} of 127.0.0.1 cannot be had")
+    assert "monitoring.prometheus_port" in said["next"]
+    assert watched.json("monitor", "dev")["started"] == ["prometheus"]
