@@ -13,30 +13,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import itertools
-import logging
 import os
 import socket
 from typing import Final, Protocol, Self, cast
 
-from websockets.frames import CloseCode as RfcCloseCode
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
-from websockets.server import ServerProtocol
-from websockets.streams import StreamReader
-from websockets.typing import Subprotocol
 
 from chatservice.handover_format import Stream
 from chatservice.limits import TokenBucket
-from chatservice.protocol import SUBPROTOCOL, CloseCode
+from chatservice.protocol import CloseCode
 from chatservice.routes import RequestError, error_response
 from chatservice.survival import Slot
+from chatservice.websocket import WebSocket, websocket
 
 PING: Final = Frame(Opcode.PING, b"").serialize(mask=False, extensions=[])
-MAX_CLOSE_REASON: Final = 123
-"""Bytes of a close reason (RFC 6455, 5.5: 125 for a control frame, 2 of them for the code)."""
 PARSED_AT_ONCE: Final = 1024
 """Bytes after which a flood can be noticed: at most 170 frames, 3 ms of work for the library."""
 EARLY: Final = "nothing may be sent before the upgrade is answered"
@@ -50,67 +43,12 @@ BACKLOG_BYTES: Final = 65_536
 LATE_FRAMES: Final = 100
 """Frames past its rate that a client may have under way when it is told that it is closed."""
 
-_logger = logging.getLogger("websockets.server")
 _numbers = itertools.count(1)
 _process = f"{os.getpid():x}"
 
 
-def _select_subprotocol(_: ServerProtocol, offered: object) -> Subprotocol | None:
-    """Accept ours, ignore the token beside it, and do without where none was offered."""
-    names = cast(list[str], offered)
-    return Subprotocol(SUBPROTOCOL) if SUBPROTOCOL in names else None
-
-
-class _WebSocket(ServerProtocol):
-    """The library's protocol, with every failure closed as 4500: see `chatservice.protocol`."""
-
-    def __init__(self, max_size: int, state: State = State.CONNECTING) -> None:
-        self.rest = -1
-        """Bytes that were there beyond the last whole frame; -1: there was none."""
-        super().__init__(
-            state=state,
-            max_size=max_size,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            select_subprotocol=_select_subprotocol,
-            logger=_logger,
-        )
-
-    def twin(self) -> _WebSocket:
-        """Give another one in the state of this one, which must not have been used.
-
-        A third of the time of making one anew, and less memory: what never changes is shared, the
-        number in the library's own log lines too, which we have no use for.
-        """
-        twin = object.__new__(_WebSocket)
-        for name, value in vars(self).items():  # one by one: `update` would cost a dictionary
-            setattr(twin, name, value)
-        twin.reader = StreamReader()
-        twin.events = []
-        twin.writes = []
-        twin.parser = twin.parse()
-        next(twin.parser)
-        return twin
-
-    def recv_frame(self, frame: Frame) -> None:
-        self.rest = len(self.reader.buffer)
-        super().recv_frame(frame)
-
-    def fail(self, code: RfcCloseCode | int, reason: str = "") -> None:
-        if code < 4000 and code != RfcCloseCode.ABNORMAL_CLOSURE:
-            code = CloseCode.PROTOCOL_ERROR
-        super().fail(code, reason.encode()[:MAX_CLOSE_REASON].decode(errors="ignore"))
-
-
-_CLOSED: Final = _WebSocket(0)
+_CLOSED: Final = WebSocket(0, State.CLOSED)
 """What a closed connection has instead of its protocol: the timer wheel may hold it for long."""
-_CLOSED.state = State.CLOSED
-
-
-@functools.cache
-def _pattern(max_size: int, state: State) -> _WebSocket:
-    """Give the one of which all others are twins."""
-    return _WebSocket(max_size, state)
-
 
 _NOBODY: Final = asyncio.Protocol()
 """Whom a transport tells that it was closed whose connection lives on elsewhere."""
@@ -193,14 +131,14 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
-        self._begin(handler, loop, _pattern(handler.frame_limit, State.CONNECTING).twin())
+        self._begin(handler, loop, websocket(handler.frame_limit))
 
     def _begin(
-        self, handler: Handler, loop: asyncio.AbstractEventLoop, websocket: _WebSocket
+        self, handler: Handler, loop: asyncio.AbstractEventLoop, protocol: WebSocket
     ) -> None:
         self._handler = handler
         self._loop = loop
-        self._websocket = websocket
+        self._websocket = protocol
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
         self._inbox: bytes | None = None
@@ -320,7 +258,7 @@ class Connection(asyncio.Protocol):
             elif websocket.parser_exc is not None:
                 self._refuse_garbage(EARLY)
 
-    def _note_unparsed(self, data: bytes, websocket: _WebSocket) -> None:
+    def _note_unparsed(self, data: bytes, websocket: WebSocket) -> None:
         """Remember how what is no whole frame begins, and how long it is."""
         rest = websocket.rest
         if rest >= 0:
@@ -612,7 +550,7 @@ class Connection(asyncio.Protocol):
             now: seconds of the loop's clock.
         """
         connection = cls.__new__(cls)
-        connection._begin(handler, loop, _pattern(handler.frame_limit, State.OPEN).twin())
+        connection._begin(handler, loop, websocket(handler.frame_limit, State.OPEN))
         connection._name = id
         connection.asked = True
         connection._kill_at = float("inf")

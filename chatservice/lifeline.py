@@ -34,10 +34,6 @@ from chatservice.survival import LEFT, MEMBER, Survival, Who, counted
 
 log = get_logger("lifeline")
 
-CRASHES: Final = 3
-"""So many crashes in a row are survived; then it may be the connections that cause them."""
-SOON_SECONDS: Final = 30.0
-"""A crash that comes so soon after another is one in a row."""
 _PREFIX: Final = "c"
 
 

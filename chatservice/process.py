@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-from websockets.frames import Close, Frame, Opcode
 
 from chatservice import descriptors
 from chatservice.admin import AdminConnection
 from chatservice.admission import Build
 from chatservice.auth import Authenticator
 from chatservice.cluster import Bus
-from chatservice.config import CHECKS_PREFIX, Settings, SettingsError
+from chatservice.config import Settings, SettingsError
 from chatservice.connection import Connection
 from chatservice.control import (
     RETRY_SECONDS,
@@ -31,24 +30,21 @@ from chatservice.control import (
     ControlSocket,
     Reply,
     connect,
-    uptime,
 )
-from chatservice.descriptor_store import DescriptorStore, kept
+from chatservice.descriptor_store import kept
 from chatservice.farewell import say_farewell, take_farewell
 from chatservice.handover import Inheritance, Result, parcels
 from chatservice.handover_format import CONNECTIONS, Offer
-from chatservice.lifeline import CRASHES, SOON_SECONDS, Lifeline, cut, salvage
 from chatservice.listening import BACKLOG, ListenError, listen, listens_on
 from chatservice.log_format import ROOT
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
-from chatservice.protocol import CloseCode
+from chatservice.orders import Orders
+from chatservice.recovery import Recovery
 from chatservice.reporting import RELOAD_SECONDS
-from chatservice.rooms import RoomBusyError
 from chatservice.server import ChatServer
 from chatservice.store import Store, StoreError, StoreErrorKind
 from chatservice.succession import Report, Successor
-from chatservice.survival import Survival
 from chatservice.systemd import Notifier
 from chatservice.takeover import Claim, agreed_version, claim, hand_over, settled
 
@@ -74,7 +70,6 @@ class Process:
         self._settings = settings = msgspec.structs.replace(settings, limits=limits)
         self._build = build
         self._where = where
-        self._started = time.time()
         state_dir = Path(settings.service.state_dir)
         run_dir = Path(settings.service.run_dir)
         try:
@@ -96,18 +91,15 @@ class Process:
         self._inheritance: Inheritance | None = None
         self._heir: socket.socket | None = None
         self._notifier = Notifier()
-        self._store: DescriptorStore | None = None
-        self._lifeline: Lifeline | None = None
+        self._recovery: Recovery | None = None
         self._answered = asyncio.Event()
         self._answered.set()
         self._handover = asyncio.Lock()
         self._control = ControlSocket(
             settings.control_socket,
             {
-                "status": self._status,
+                **Orders(self._server, self._state).all(),
                 "stop": self._order_stop,
-                "forget": self._forget,
-                "sweep": self._sweep,
                 "take-over": self._take_over,
                 "reload": self._reload_release,
                 "drain": self._drain,
@@ -148,7 +140,7 @@ class Process:
             host=self._settings.service.host, port=self._port("public"),
             took_over=relieving is not None, **msgspec.structs.asdict(self._result),
         )  # fmt: skip
-        if self._inheritance is not None and self._result.started in ("handover", "crash"):
+        if self._inheritance is not None:
             await self._review()
         count = self._server.admission.counts.total
         status = f"release {self._build.release} serves, with {count} members from the start"
@@ -175,7 +167,7 @@ class Process:
                 raise StartError(str(error)) from None
             log.error("starting without the store; it is tried again", reason=str(error))
         found = kept()
-        self._prepare_lifeline()
+        self._recovery = recovery = Recovery(self._settings, self._notifier.address)
         claimed: Claim | None = None
         try:
             if take_over:
@@ -186,7 +178,7 @@ class Process:
             await self._server.close()
             raise StartError(str(error)) from None
         if claimed is None:
-            self._salvage(found)
+            self._inheritance = recovery.take_up(self._server, found)
         return claimed
 
     async def _ask(self) -> Claim | None:
@@ -195,57 +187,6 @@ class Process:
         gc.disable()  # nothing of what comes is garbage
         path, heir = self._settings.control_socket, self._inheritance
         return await asyncio.to_thread(partial(claim, path, heir, room=descriptors.room()))
-
-    def _prepare_lifeline(self) -> None:
-        """Have what members' connections need to outlive this process, where that can be."""
-        settings = self._settings
-        if not self._notifier:
-            return
-        try:
-            self._store = DescriptorStore(self._notifier.address)
-            if settings.service.survive_crashes:
-                slots = 2 * settings.limits.connections
-                survival = Survival(Path(settings.service.run_dir) / "lifeline", slots)
-                grace = settings.timing.presence_grace
-                self._lifeline = Lifeline(survival, self._store, grace)
-        except OSError as error:
-            log.warning("members will not stay connected in a crash", reason=str(error))
-
-    def _salvage(self, found: list[tuple[str, socket.socket]]) -> None:
-        """Take up the connections of a process that crashed."""
-        if self._store is None:
-            return
-        if self._lifeline is None:
-            cut(self._store, found)
-            return
-        self._inheritance = None
-        survival = self._lifeline.survival
-        if found and survival.crashed(SOON_SECONDS) > CRASHES:
-            log.error(
-                "crashed again and again: starting without the connections of before",
-                connections=len(found),
-            )
-            cut(self._store, found)
-            found = []
-        if found:
-            heritage = Inheritance(self._server, asyncio.get_running_loop())
-            saved = salvage(
-                survival,
-                self._store,
-                found,
-                grace=self._settings.timing.presence_grace,
-                heartbeat=self._settings.timing.heartbeat,
-                farewell=Frame(
-                    Opcode.CLOSE, Close(CloseCode.RESTART, "the service crashed").serialize()
-                ).serialize(mask=False, extensions=[]),
-            )
-            for parcel, sockets in saved.parcels:
-                heritage.add(parcel, sockets)
-            self._inheritance = heritage
-            self._result = Result("crash", dropped=saved.doubtful)
-            survival.reload()
-        else:
-            survival.clear()
 
     async def _serve(self, relieving: Claim | None) -> None:
         service = self._settings.service
@@ -270,19 +211,14 @@ class Process:
             await asyncio.to_thread(relieving.confirm)
         # From here on nobody else serves: nothing may fail. Nor does this one serve before: if it
         # died then, the old one would serve on, and know nothing of what this one had stored.
-        if self._lifeline is not None:
+        lifeline = self._recovery.lifeline if self._recovery is not None else None
+        if lifeline is not None:
             if relieving is not None and relieving.moves_connections:
-                self._lifeline.survival.reload()
+                lifeline.survival.reload()
             elif relieving is not None:
-                self._lifeline.survival.clear()
-            self._server.keep(self._lifeline)
-        if relieving is not None:
-            self._result = await self._inherit(relieving)
-        elif self._inheritance is not None and self._result.started == "crash":
-            doubtful = self._result.dropped
-            self._result = await self._inheritance.enter(paused=None, succeeding="")
-            self._result.started = "crash"
-            self._result.dropped += doubtful
+                lifeline.survival.clear()
+            self._server.keep(lifeline)
+        self._result = await self._inherit(relieving)
         self._expect_returning()
         await self._accept()
         self._control.open()
@@ -304,11 +240,21 @@ class Process:
             ago = time.time() - farewell.at
             self._server.rooms.expect(farewell.workspaces, ago=ago, within=farewell.within)
 
-    async def _inherit(self, relieving: Claim) -> Result:
-        offer = relieving.offer
-        if self._inheritance is None or not relieving.moves_connections:
-            return Result("listeners", drained=offer.connections)
-        return await self._inheritance.enter(paused=offer.paused, succeeding=offer.node)
+    async def _inherit(self, relieving: Claim | None) -> Result:
+        """Serve whoever came along."""
+        heritage = self._inheritance
+        if relieving is not None and not relieving.moves_connections:
+            self._inheritance = None
+            return Result("listeners", drained=relieving.offer.connections)
+        if heritage is None or self._recovery is None:
+            return Result()
+        if relieving is not None:
+            offer = relieving.offer
+            return await heritage.enter(paused=offer.paused, succeeding=offer.node)
+        result = await heritage.enter(paused=None, succeeding="")
+        result.started = "crash"
+        result.dropped += self._recovery.doubtful
+        return result
 
     async def _review(self) -> None:
         """Close who is no longer allowed, now that everybody is served."""
@@ -388,8 +334,8 @@ class Process:
             async with asyncio.timeout(ANSWER_SECONDS):
                 await self._answered.wait()
         await self._server.close()
-        if self._lifeline is not None:
-            self._lifeline.close(remove=not self._relieved)
+        if self._recovery is not None and self._recovery.lifeline is not None:
+            self._recovery.lifeline.close(remove=not self._relieved)
         self._control.close(replaced=self._relieved)
         if not self._relieved:
             self._pid_file.unlink(missing_ok=True)
@@ -406,59 +352,18 @@ class Process:
 
     # --- orders --------------------------------------------------------------------------
 
-    async def _status(self, _: Mapping[str, Any], __: socket.socket) -> Reply:
-        server = self._server
-        reason = "draining" if server.admission.draining else server.health.reason
+    def _state(self) -> Reply:
+        """Say what `status` tells of the process."""
         return {
-            "ok": True,
-            **server.admission.version(),
-            "uptime": uptime(self._started),
-            "ready": not reason,
-            "reason": reason,
-            "connections": server.admission.counts.total,
-            "rooms": len(server.rooms),
-            "database_bytes": await self._database_bytes(),
             "host": self._settings.service.host,
             "port": self._port("public"),
             "admin_port": self._port("admin"),
             "last_start": msgspec.structs.asdict(self._result),
         }
 
-    async def _database_bytes(self) -> int | None:
-        try:
-            return await self._server.store.size_bytes()
-        except StoreError:
-            return None
-
     async def _order_stop(self, _: Mapping[str, Any], __: socket.socket) -> Reply:
         self._stopped.set()
         return {"ok": True, "pid": os.getpid()}
-
-    async def _forget(self, order: Mapping[str, Any], _: socket.socket) -> Reply:
-        workspace = str(order.get("workspace", ""))
-        if not workspace.startswith(CHECKS_PREFIX):
-            raise ControlError(f"only workspaces named {CHECKS_PREFIX}... can be forgotten")
-        try:
-            return {"ok": True, "forgotten": await self._server.rooms.forget(workspace)}
-        except RoomBusyError:
-            raise ControlError(f"{workspace} has members; close their connections first") from None
-        except StoreError as error:
-            raise ControlError(str(error)) from None
-
-    async def _sweep(self, order: Mapping[str, Any], _: socket.socket) -> Reply:
-        seconds = order.get("seconds")
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
-            raise ControlError("sweep needs a number of seconds")
-        before = int(max(0.0, time.time() - seconds) * 1000)
-        forgotten = []
-        try:
-            for workspace in await self._server.store.idle_workspaces(CHECKS_PREFIX, before):
-                with contextlib.suppress(RoomBusyError):
-                    if await self._server.rooms.forget(workspace):
-                        forgotten.append(workspace)
-        except StoreError as error:
-            raise ControlError(str(error)) from None
-        return {"ok": True, "forgotten": forgotten}
 
     async def _take_over(self, order: Mapping[str, Any], peer: socket.socket) -> Reply | None:
         version = agreed_version(order)

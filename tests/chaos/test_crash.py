@@ -31,7 +31,10 @@ async def test_ten_crashes_that_most_members_do_not_notice(
 
     Who was in the middle of something has to come back, and resumes.
     """
-    persistent = launcher(tmp_path / "persistent.py", "chatservice.process.CRASHES = 1000")
+    persistent = launcher(
+        tmp_path / "persistent.py",
+        "import chatservice.recovery\nchatservice.recovery.CRASHES = 1000",
+    )
     service = service_factory(
         {"log": {"level": "warning"}},
         start=False,

@@ -337,7 +337,7 @@ def test_nothing_is_left_open_by_handovers_that_failed(
         for _ in range(5):
             end_of(newcomer(service, program=dying))
         deadline = time.monotonic() + DEADLINE
-        while len(os.listdir(f"/proc/{service.pid}/fd")) != before:
+        while len(os.listdir(f"/proc/{service.pid}/fd")) > before:  # each would leave several
             assert time.monotonic() < deadline
             time.sleep(0.02)
         midway.finish()
