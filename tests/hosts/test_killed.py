@@ -20,14 +20,12 @@ from tests.service_process import REPOSITORY
 
 pytestmark = pytest.mark.slow
 DYING = Path(__file__).with_name("dying.py")
-WITHIN = [
-    ("behind", "unpack"),
-    ("behind", "move"),
-    ("behind", "write-secret"),
-    ("behind", "link"),
-    ("behind", "serve-unit"),
-    ("behind", "append-line"),
-]
+WITHIN = {
+    "install": [("behind", "unpack"), ("behind", "move")],
+    "secrets": [("behind", "write-secret")],
+    "switch": [("behind", "link"), ("behind", "serve-unit")],
+    "record": [("behind", "append-line")],
+}
 """In the middle of steps: just after a command that changed something."""
 
 
@@ -63,14 +61,16 @@ def assert_mended(site: HostSite, said: str) -> None:
 def test_a_deploy_killed_before_and_after_each_of_its_steps(served: HostSite) -> None:
     """Whatever was done of it, somebody serves all the time, and the next deploy just works.
 
-    After a step is before the next one; a few more points lie within steps. What comes before
-    `begin` leaves nothing but a lock that ends by itself. A changed secret goes with each deploy.
+    After a step is before the next one; a few more points lie within steps. A changed secret
+    goes with each deploy. What comes before `begin` leaves nothing but a lock that ends by itself.
+    From there up to the switch, each deploy mends what the one before left, and gets further
+    until it is killed itself.
     """
     change(served, "every step")
     deploy(served)
     steps = [event.step for event in served.events if event.kind is Kind.STARTED]
-    begin = steps.index("begin")
-    assert {*steps[begin:]} >= {"install", "secrets", "switch", "health", "smoke", "record"}
+    begin, switch = steps.index("begin"), steps.index("switch")
+    assert {*steps[begin:]} >= {*WITHIN, "health", "smoke", "unlock"}
     with watched(served) as watcher:
         change(served, "before the first change")
         for step in steps[:begin]:
@@ -78,16 +78,24 @@ def test_a_deploy_killed_before_and_after_each_of_its_steps(served: HostSite) ->
             assert (served.serving, leftovers(served)) in [
                 (before, left) for left in ([], [f"{served.hosts[0].name}: lock"])
             ], said
-        points = [("before", step) for step in steps[begin:]] + [("after", steps[-1]), *WITHIN]
-        for point in points:
+        points = [
+            (number >= switch, point)
+            for number, step in enumerate(steps[begin:], begin)
+            for point in [("before", step), *WITHIN.get(step, [])]
+        ]
+        mending = False
+        for mended, point in [*points, (True, ("after", steps[-1]))]:
             change(served, "killed " + " ".join(point))
             before = served.serving
             said = kill(served, *point)
             assert watcher.noticed() == UNNOTICED, said
             assert served.serving in (before, [built(said)]), said
+            assert not mending or "done mend" in said, "it did not mend what was killed before"
             watcher.await_more()
-            assert_mended(served, said)
-            assert watcher.noticed() == UNNOTICED, said
+            mending = not mended and any("in-progress" in one for one in leftovers(served))
+            if mended:
+                assert_mended(served, said)
+                assert watcher.noticed() == UNNOTICED, said
 
 
 def test_a_deploy_killed_between_hosts(three: HostSite) -> None:
@@ -112,7 +120,10 @@ def test_a_deploy_killed_between_hosts(three: HostSite) -> None:
         new = built(said)
         assert three.serving == [new] * 3, said
         assert_mended(three, said)
-        assert three.serving == [new] * 3, "what was proven was put back"
+        assert three.serving == [new] * 3, said
+        for node in three.connect().nodes:
+            results = [one.result for one in node.record().deployments if f"v{one.release}" == new]
+            assert results == [Outcome.GOOD], "what was proven was put back, or proven twice"
         watcher.await_more()
     assert watcher.noticed() == UNNOTICED
 

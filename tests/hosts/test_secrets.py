@@ -86,7 +86,7 @@ def test_no_secret_shows_anywhere(
         (site.directory / "database_url").write_text(right)
         opskit("deploy", "prod")
         opskit("rollback", "--env", "prod", "--json")
-        for command in ("status", "check", "deployments", "render"):
+        for command in ("check", "deployments"):
             opskit(command, "prod")
         opskit("tail", "prod", "--no-follow")
         opskit("token", "prod", "--workspace", "w", "--user", "ada", "--json")
