@@ -176,7 +176,7 @@ class LocalExecutor(Executor):
         """Start it; whatever happens meanwhile, neither it nor its children are left behind."""
         process: subprocess.Popen[bytes] | None = None
         try:
-            with _signals_deferred():
+            with signals_deferred():
                 process = self._start(command, stderr)
             yield process
         finally:
@@ -235,7 +235,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _signals_deferred() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Hear signals only afterwards, so that what is being made has an owner when they come."""
     if threading.current_thread() is not threading.main_thread():
         yield

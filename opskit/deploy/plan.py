@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,6 +25,7 @@ from opskit.failure import Failure, Misuse, PersonNeeded
 from opskit.layout import release_name
 from opskit.lock import LeaseLost, LockHeld
 from opskit.problems import ConfigError
+from opskit.transport import signals_deferred
 
 
 class Kind(StrEnum):
@@ -78,7 +79,7 @@ def run(act: Act, steps: Sequence[Step], observe: Observer) -> None:
     begun: list[tuple[Step, Part]] = []
     try:
         for step in steps:
-            _one(act, step, begun, observe)
+            _one_or_warn(act, step, begun, observe)
     except BaseException as error:
         failure = _as_failure(error)
         act.failure = str(failure)
@@ -92,6 +93,16 @@ def run(act: Act, steps: Sequence[Step], observe: Observer) -> None:
             ) from error
         failure.hint = failure.hint or _then(act)
         raise failure from (None if isinstance(error, Failure) else error)
+
+
+def _one_or_warn(act: Act, step: Step, begun: list[tuple[Step, Part]], observe: Observer) -> None:
+    """Carry out one step; what comes after the point of no return, Ctrl-C too, is a warning."""
+    try:
+        _one(act, step, begun, observe)
+    except BaseException as error:
+        if not act.recorded:
+            raise
+        act.warnings.append(f"{step.name}: {_as_failure(error)}")
 
 
 def _one(act: Act, step: Step, begun: list[tuple[Step, Part]], observe: Observer) -> None:
@@ -108,7 +119,14 @@ def _one(act: Act, step: Step, begun: list[tuple[Step, Part]], observe: Observer
             parts.append(part)
     if step.order is Order.TOGETHER and len(parts) > 1:
         with ThreadPoolExecutor(len(parts), thread_name_prefix=step.name) as pool:
-            waiting = [pool.submit(_part, step, part, begun, observe) for part in parts]
+            try:
+                with signals_deferred():  # so that the pool knows of every thread that it began
+                    waiting = [pool.submit(_part, step, part, begun, observe) for part in parts]
+                wait(waiting)
+            except BaseException:
+                with _deaf():  # nothing is undone where it may still be under way
+                    pool.shutdown()
+                raise
         for one in waiting:
             one.result()
         return
@@ -222,10 +240,12 @@ def _then(act: Act) -> str:
         return ""
     serves = f"{release_name(act.before)} serves as before; " if act.before else ""
     again = f"opskit deploy {act.environment.name}"
+    again += " --move-data" * act.move_data + " --leave-data" * act.leave_data
     if act.action is Action.ROLLBACK:
         again = f"opskit rollback {act.name if act.number else ''}".rstrip()
         again += f" --env {act.environment.name}"
-    return f"{serves}put that right, then: {again}"
+    empty = "give it an empty database, " * act.moving  # what was copied there grows old
+    return f"{serves}put that right, {empty}then: {again}"
 
 
 def _where_it_stands(act: Act) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -179,6 +180,58 @@ def test_after_the_point_of_no_return_nothing_is_undone(make_act: Callable[..., 
     assert log == ["do record", "do prune", "do unlock"]
     assert seen[-4:] == ["started prune", "failed prune", "started unlock", "done unlock"]
     assert act.warnings[0] == "prune: disk on fire"
+
+
+@pytest.fixture
+def act_of_two(make_act: Callable[..., Act]) -> Act:
+    one = make_act()
+    fleet = Fleet(one.environment, (one.fleet.lead, one.fleet.lead))
+    return Act(fleet, Action.DEPLOY, this_person(), quick_smoke, lambda node, text: None)
+
+
+def test_ctrl_c_undoes_only_once_all_nodes_have_ended_what_they_do(act_of_two: Act) -> None:
+    """What is undone on one node while it is still being done there would be done in the end."""
+    log: list[str] = []
+    undoing = threading.Event()
+
+    class Slow(Note):
+        def undo(self, part: Part) -> str:
+            undoing.set()
+            return super().undo(part)
+
+    def interrupted(part: Part) -> None:
+        if part is act_of_two.lead:
+            os.kill(os.getpid(), signal.SIGINT)
+            undoing.wait(0.5)
+        log.append("ended")
+
+    with pytest.raises(Failure, match=r"^interrupted$"):
+        run(act_of_two, Slow("a", log, during=interrupted))
+    assert sorted(log[:-2]) == ["do a", "do a", "ended", "ended"]
+    assert log[-2:] == ["undo a", "undo a"]
+
+
+def test_ctrl_c_after_the_point_of_no_return_undoes_nothing(act_of_two: Act) -> None:
+    """Not in a step on all nodes at once either: the next ones are done, and it is a warning."""
+    log: list[str] = []
+
+    def recorded(part: Part) -> None:
+        part.act.recorded = True
+
+    def interrupted(part: Part) -> None:
+        if part is act_of_two.lead:
+            os.kill(os.getpid(), signal.SIGINT)
+            threading.Event().wait(0.2)  # so that it is heard while this is still under way
+
+    run(
+        act_of_two,
+        Note("record", log, during=recorded),
+        Note("prune", log, during=interrupted),
+        Note("unlock", log),
+    )
+    assert not [line for line in log if line.startswith("undo")]
+    assert log[-2:] == ["do unlock", "do unlock"]
+    assert act_of_two.warnings[0] == "prune: interrupted"
 
 
 def test_ctrl_c_is_not_heard_while_undoing(make_act: Callable[..., Act]) -> None:
