@@ -44,11 +44,11 @@ Client to server:
 Close codes. 1012 and 4000-4499: reconnect. 4500-4999: do not.
 
     1012  the service restarts; a `reconnect` frame said when to come back
-    4401  the token expired: reconnect with a fresh one
+    4401  the token expired, or its key is no longer accepted: reconnect with a fresh one
     4408  too slow: more bytes were waiting than the limit; resume by number
     4429  too fast: the rate limit was ignored for too long
     4500  protocol error: what was received is not chat.v1 (the reason says what)
-    4503  the workspace is no longer allowed for this user
+    4503  the workspace is no longer allowed for this user, or the web origin for anybody
 """
 
 from __future__ import annotations
