@@ -44,7 +44,12 @@ class PublicSite(Site):
         super().configure(**sections)
         if self.url:
             fields = json.loads(self.file.read_text(encoding="utf-8"))
-            fields["environments"]["dev"] |= {"url": self.url, "monitoring": self.monitoring}
+            fields["environments"]["dev"] |= {
+                "url": self.url,
+                "monitoring": self.monitoring,
+                # The machine that tests run on may be slow; that is not what they are about.
+                "smoke": {"delivery_ms": 30_000, "timeout": 120.0},
+            }
             self.file.write_text(json.dumps(fields), encoding="utf-8")
 
 
