@@ -90,10 +90,10 @@ def store_error(error: BaseException, where: str) -> StoreError:
         return StoreError(StoreErrorKind.STALE, f"{where}: {error}: open it again")
     for kind, verdict, advice in _KINDS:
         if isinstance(error, kind):
-            said = str(error).strip() or type(error).__name__
+            said = " ".join(str(error).split()) or type(error).__name__
             return StoreError(verdict, f"PostgreSQL at {where}: {advice} ({said})")
     if isinstance(error, LOST):
-        said = str(error).strip() or type(error).__name__
+        said = " ".join(str(error).split()) or type(error).__name__
         return StoreError(
             StoreErrorKind.IO,
             f"PostgreSQL at {where}: cannot be reached ({said}): is it running, and reachable?",

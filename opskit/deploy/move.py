@@ -64,6 +64,8 @@ def check_store(part: Part) -> None:
             becomes of the data; or there is nothing to move.
     """
     act, environment = part.act, part.act.environment
+    if act.move_data and act.leave_data:
+        raise Misuse("--move-data and --leave-data contradict each other: give one of them")
     if part.before is None:
         if act.move_data:
             raise Misuse("--move-data: nothing was deployed yet, so there is no data to move")

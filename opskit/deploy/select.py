@@ -53,6 +53,7 @@ class Select(Step):
                 )
         _refuse_newer_schema(part, current)
         act.each(_verify)
+        _tell_of_another_store(part, current)
         manifest = part.manifest
         assert manifest is not None
         differ = ", ".join(act.changed_secrets)
@@ -107,6 +108,18 @@ def changed_since(part: Part) -> list[str]:
         return []
     names = {*then.secrets, *part.fingerprints}
     return sorted(name for name in names if then.secrets.get(name) != part.fingerprints.get(name))
+
+
+def _tell_of_another_store(part: Part, current: int | None) -> None:
+    """Say what becomes of the messages, where the release has its own in another store."""
+    if current is None:
+        return
+    now, then = (part.target.settings_of(one).store.kind for one in (current, part.number))
+    if now != then:
+        part.note(
+            f"{part.name} has its messages in {then}, as they were when it served last; those "
+            f"written since are in {now}, stay there, and are not seen"
+        )
 
 
 def _refuse_newer_schema(part: Part, current: int | None) -> None:

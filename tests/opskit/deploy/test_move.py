@@ -74,11 +74,32 @@ def test_messages_are_left_behind_only_when_that_is_said(site: Site, choice: str
     assert asyncio.run(say(site, "f")) == [1]
 
 
+def test_both_choices_at_once_are_refused(site: Site) -> None:
+    """Nothing is copied, and nothing stopped."""
+    with pytest.raises(Misuse, match="--move-data and --leave-data contradict each other"):
+        site.deploy(move=True, leave=True)
+    assert site.serving == "v1"
+
+
+def test_the_plan_of_a_move_says_what_would_be_run(site: Site) -> None:
+    """The copy is shown among the commands; the service is not stopped for it."""
+    done = site.opskit("deploy", "dev", "--plan", "--move-data")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "stop the service, copy its SQLite store into PostgreSQL" in done.stdout
+    [copy] = [line for line in done.stdout.splitlines() if f"--from {site.root}/state" in line]
+    assert copy.lstrip().startswith("$ "), "a command that changes something"
+    assert site.serving == "v1"
+
+
 def test_a_release_that_fails_after_the_move_is_undone_onto_the_old_store(site: Site) -> None:
-    """Nothing was taken out of SQLite: v1 serves it again, all there."""
+    """Nothing was taken out of SQLite: v1 serves it again, all there; the copy grows old."""
     site.edit("routes.py", '"/healthz"', '"/unhealthz"')
-    with pytest.raises(Failure, match=r"failed .* smoke checks"):
+    with pytest.raises(Failure, match=r"failed .* smoke checks") as caught:
         site.deploy(move=True)
+    assert caught.value.hint == (
+        "v1 serves as before; put that right, give it an empty database, "
+        "then: opskit deploy dev --move-data"
+    )
     assert site.serving == "v1"
     assert asyncio.run(say(site, "f")) == [6]
     assert [one.result for one in site.record.deployments] == [Outcome.GOOD, Outcome.UNDONE]
@@ -88,6 +109,12 @@ def test_a_copy_that_is_refused_puts_the_service_back(site: Site) -> None:
     """Where the new store is not empty, the copy is refused and v1 serves on its own."""
     site.deploy(move=True)
     site.rollback(1)
+    assert any(
+        event.text
+        == "v1 has its messages in sqlite, as they were when it served last; those written since "
+        "are in postgres, stay there, and are not seen"
+        for event in site.events
+    )
     asyncio.run(say(site, "f"))
     site.change("again")
     with pytest.raises(Failure, match=r"not empty|is there already|holds") as caught:
