@@ -130,6 +130,11 @@ class Inheritance:
         return len(self._members)
 
     @property
+    def slots(self) -> list[int]:
+        """Where members are kept beyond a crash of the process that they come from."""
+        return [client.slot for _, _, client in self._members if client.slot]
+
+    @property
     def complete(self) -> bool:
         """Whether all of it came."""
         return self._complete

@@ -12,7 +12,6 @@ import contextlib
 import socket
 import time
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
@@ -34,7 +33,10 @@ from chatservice.survival import LEFT, MEMBER, Survival, Who, counted
 
 log = get_logger("lifeline")
 
-_PREFIX: Final = "c"
+
+def name_of(number: int) -> str:
+    """Give the name under which systemd keeps the socket of a slot."""
+    return f"c{number}"
 
 
 class Lifeline:
@@ -73,7 +75,7 @@ class Lifeline:
             slot.wrote(waiting)
             if connection.unparsed:
                 slot.unsettle()
-            self._store.keep(f"{_PREFIX}{slot.number}", sock.fileno())
+            self._store.keep(name_of(slot.number), sock.fileno())
 
     def resume(self, connection: Connection, live: LiveRoom, number: int, waiting: int) -> None:
         """Go on with a member whom another process kept."""
@@ -99,7 +101,7 @@ class Lifeline:
         """Have the socket itself closed."""
         slot, connection.slot = connection.slot, None
         if slot is not None:
-            self._store.drop(f"{_PREFIX}{slot.number}")
+            self._store.drop(name_of(slot.number))
             self.survival.let_go(slot.number)
 
     def publish(self, live: LiveRoom) -> None:
@@ -163,7 +165,7 @@ def salvage(
     doubtful = 0
     now = time.time()
     for number, who, state in survival.members():
-        name = f"{_PREFIX}{number}"
+        name = name_of(number)
         sock = sockets.pop(name, None)
         left = max(0.0, who.until - now) if state == LEFT else grace
         present = state == MEMBER and sock is not None and who.workspace in rooms

@@ -250,6 +250,7 @@ class Process:
             return Result()
         if relieving is not None:
             offer = relieving.offer
+            self._recovery.forget(heritage.slots)
             return await heritage.enter(paused=offer.paused, succeeding=offer.node)
         result = await heritage.enter(paused=None, succeeding="")
         result.started = "crash"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +13,7 @@ from websockets.frames import Close, Frame, Opcode
 from chatservice.config import Settings
 from chatservice.descriptor_store import DescriptorStore
 from chatservice.handover import Inheritance
-from chatservice.lifeline import Lifeline, cut, salvage
+from chatservice.lifeline import Lifeline, cut, name_of, salvage
 from chatservice.logs import get_logger
 from chatservice.protocol import CloseCode
 from chatservice.server import ChatServer
@@ -54,6 +55,15 @@ class Recovery:
                 self.lifeline = Lifeline(survival, self._store, self._grace)
         except OSError as error:
             log.warning("members will not stay connected in a crash", reason=str(error))
+
+    def forget(self, slots: Iterable[int]) -> None:
+        """Have nothing kept that another process had kept, where this one does without.
+
+        What is kept would stay open when this process closes it.
+        """
+        if self._store is not None and self.lifeline is None:
+            for number in slots:
+                self._store.drop(name_of(number))
 
     def take_up(
         self, server: ChatServer, found: list[tuple[str, socket.socket]]

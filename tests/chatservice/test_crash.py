@@ -214,3 +214,27 @@ def test_where_it_is_not_wanted_nothing_is_kept(
         assert keeper.kept == {}
         keeper.kill()
         assert ann.end().code == 0
+
+
+def test_a_release_that_keeps_nothing_has_nothing_kept_any_more(
+    service_factory: ServiceFactory, tmp_path: Path
+) -> None:
+    """Otherwise what it closes would stay open."""
+    service = service_factory(start=False)
+    with Keeper(service, tmp_path, restart=False) as keeper, Wire.join(service) as ann:
+        keeper.settled(1)
+        service.environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+        service.configure({"service": {"survive_crashes": False}, "auth": {"leeway": 0.0}})
+        service.take_over()
+        keeper.settled(0)
+        ann.send("ping")
+        assert ann.until("pong")
+        service.configure({"service": {"survive_crashes": True}})
+        service.take_over()
+        keeper.settled(1)
+        keeper.restart = True
+        keeper.kill()
+        keeper.restart = False
+        ann.send("ping")
+        assert ann.until("pong")
+        assert status(service)["last_start"]["started"] == "crash"
