@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -318,17 +319,41 @@ def _watch(transport: Any) -> None:
     """Ask again and again whether the host still answers; when it does not, end the connection.
 
     A host that vanished, or whose sshd was stopped, says nothing: without this a stream would
-    wait for ever.
+    wait for ever. Whatever comes from it says that it lives: over a slow line the answer itself
+    waits behind all that is being sent.
     """
+    heard = _Heard(transport)
     idle = threading.Event()
     while transport.is_active():
         idle.wait(WATCH_INTERVAL)
-        patience = threading.Timer(WATCH_PATIENCE, transport.close)
-        patience.daemon = True
-        patience.start()
+        answered = threading.Event()
+        threading.Thread(target=_give_up, args=(transport, heard, answered), daemon=True).start()
         with contextlib.suppress(Exception):
             transport.global_request("keepalive@openssh.com", wait=True)
-        patience.cancel()
+        answered.set()
+
+
+def _give_up(transport: Any, heard: _Heard, answered: threading.Event) -> None:
+    """End a connection over which nothing comes for too long while an answer is waited for."""
+    asked = time.monotonic()
+    while (left := max(asked, heard.last) + WATCH_PATIENCE - time.monotonic()) > 0:
+        if answered.wait(left):
+            return
+    transport.close()
+
+
+class _Heard:
+    """When something came from the host last. `last`: in time.monotonic()'s seconds."""
+
+    def __init__(self, transport: Any) -> None:
+        self.last = time.monotonic()
+        self._read = transport.packetizer.read_message
+        transport.packetizer.read_message = self._noted
+
+    def _noted(self) -> Any:
+        message = self._read()
+        self.last = time.monotonic()
+        return message
 
 
 # Its threads would write tracebacks to stderr; what went wrong is said where it matters.
