@@ -8,8 +8,8 @@ from opskit.deploy.act import Part
 from opskit.deploy.step import Order, Step
 from opskit.failure import Failure
 
-SECONDS = 180.0
-"""How long: it ends by itself, whatever becomes of opskit."""
+SECONDS = 300.0
+"""How long: as far as the alerts look back. It ends by itself, whatever becomes of opskit."""
 _CONNECT = 0.5
 
 
