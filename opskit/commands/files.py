@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from opskit.commands import Command, script
+from opskit.commands.host import program
 
 _WRITE = """
 umask 077
@@ -99,4 +101,13 @@ def verify_checksums(directory: PurePosixPath, sums: dict[str, str]) -> Command:
         changes=False,
         stdin=listing.encode(),
         timeout=120.0,
+    )
+
+
+def verify_own(manifests: Mapping[PurePosixPath, str], *, python: str) -> Command:
+    """Compare every file of some trees with what their own manifests say, by their directories."""
+    arguments = [word for place, name in manifests.items() for word in (str(place), name)]
+    names = ", ".join(place.name for place in manifests)
+    return program(
+        "verify", python, arguments, f"verify all of {names}", changes=False, timeout=120.0
     )

@@ -85,14 +85,38 @@ def verify(part: Part, directory: PurePosixPath, sums: dict[str, str]) -> None:
     Raises:
         Failure: one differs or is missing.
     """
-    host = part.target.executor.host
-    if not sums:
-        raise Failure(f"{host}: {directory} has no checksums", hint="deploy again")
+    _refuse_empty(part, directory, len(sums))
     result = part.target.executor.run(files.verify_checksums(directory, sums))
     if result.status != 0:
         bad = (result.stdout + result.stderr).strip().splitlines()
-        raise Failure(
-            f"{host}: {directory} is damaged: " + (bad[0] if bad else "sha256sum failed"),
-            hint="look at the disk of that host, and deploy again",
-            lines=bad[:20],
-        )
+        raise _damaged(part, directory, bad or ["sha256sum failed"])
+
+
+def verify_installed(part: Part, *manifests: PurePosixPath) -> None:
+    """Have the host compare trees that were installed earlier with their own manifests.
+
+    Raises:
+        Failure: a file differs or is missing, or a manifest cannot be read.
+    """
+    places = {manifest.parent: manifest.name for manifest in manifests}
+    command = files.verify_own(places, python=part.target.python)
+    said = json.loads(part.target.executor.check(command))
+    for directory in places:
+        found = said[str(directory)]
+        _refuse_empty(part, directory, found["files"])
+        if found["bad"]:
+            raise _damaged(part, directory, found["bad"])
+
+
+def _refuse_empty(part: Part, directory: PurePosixPath, count: int) -> None:
+    if not count:
+        host = part.target.executor.host
+        raise Failure(f"{host}: {directory} has no checksums", hint="deploy again")
+
+
+def _damaged(part: Part, directory: PurePosixPath, bad: list[str]) -> Failure:
+    return Failure(
+        f"{part.target.executor.host}: {directory} is damaged: {bad[0]}",
+        hint="look at the disk of that host, and deploy again",
+        lines=bad[:20],
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from opskit.deploy import secrets
 from opskit.deploy.act import Act, Part
 from opskit.deploy.build import serves_now
-from opskit.deploy.install import MARKER, listed, verify
+from opskit.deploy.install import MARKER, verify_installed
 from opskit.deploy.step import Order, Step
 from opskit.failure import Failure
 from opskit.layout import release_name
@@ -92,11 +92,9 @@ class Select(Step):
 def _verify(part: Part) -> None:
     """Compare every byte with its checksum, and the secrets with those of then."""
     assert part.manifest is not None
-    executor, layout = part.target.executor, part.target.layout
+    layout = part.target.layout
     release, layer = layout.release(part.number), layout.layer(part.manifest.layer)
-    sums = listed(executor.get(release / "manifest.json"))
-    verify(part, release, sums)
-    verify(part, layer, listed(executor.get(layer / MARKER)))
+    verify_installed(part, release / "manifest.json", layer / MARKER)
     secrets.fingerprint_those_there(part)
     part.changed_secrets = tuple(changed_since(part))
 
