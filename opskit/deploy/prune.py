@@ -75,8 +75,8 @@ class Prune(Step):
         return f"keep the last {keep} good releases, remove older ones and unused layers"
 
     def skip(self, part: Part) -> str:
-        """Without a new release nothing is one too many."""
-        return "nothing changed" if part.act.unchanged else ""
+        """Without a new release none is one too many; a node may be."""
+        return "nothing changed" if part.act.unchanged and not _surplus(part) else ""
 
     def apply(self, part: Part) -> str:
         """Remove."""
@@ -87,7 +87,7 @@ class Prune(Step):
         paths = [target.layout.release(number) for number in out.releases]
         paths += [target.layout.layer(name) for name in out.layers]
         paths += [target.root / path for path in facts.incoming]
-        surplus = [number for number in facts.nodes if number > part.act.environment.nodes]
+        surplus = _surplus(part)
         for number in surplus:
             self._end_node(part, facts, number)
             paths.append(PurePosixPath(part.act.environment.node(number).root))
@@ -108,3 +108,9 @@ class Prune(Step):
         if pids:
             root = PurePosixPath(environment.root)
             part.target.executor.check(service.end(root, pids, python=python, seconds=seconds))
+
+
+def _surplus(part: Part) -> list[int]:
+    """Give the nodes below this one that the environment no longer has."""
+    facts = part.after or part.looked
+    return [number for number in facts.nodes if number > part.act.environment.nodes]
