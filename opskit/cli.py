@@ -6,7 +6,6 @@ What a command needs is imported when it runs, so that `opskit --help` answers a
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -258,9 +257,9 @@ def _undo_on_signals() -> None:
 
 
 def _layers() -> Path:
-    """Give the directory on this machine where built layers are kept."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "opskit" / "layers"
+    from opskit.layer import kept_layers
+
+    return kept_layers()
 
 
 # --- looking ----------------------------------------------------------------------------------

@@ -37,6 +37,12 @@ def this_platform() -> str:
     return sysconfig.get_platform()
 
 
+def kept_layers() -> Path:
+    """Give the directory on this machine where built layers are kept."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "opskit" / "layers"
+
+
 def layer_key(lock: bytes, python: str, platform: str) -> str:
     """Give the name of a layer, from all that determines its content.
 

@@ -45,6 +45,12 @@ def restart_if_active(unit: str) -> Command:
     return Command(argv, f"start {unit} anew, if it runs", "restart-unit", timeout=120.0)
 
 
+def start(unit: str, *, wait: bool = True) -> Command:
+    """Start a unit, and wait until it has started (a oneshot: until it has ended)."""
+    how = () if wait else ("--no-block",)
+    return Command(("systemctl", "start", *how, unit), f"start {unit}", "start-unit", timeout=60.0)
+
+
 def stop(units: Sequence[str]) -> Command:
     """Stop units; prints those that ran."""
     argv = script(_STOP, *units)

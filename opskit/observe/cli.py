@@ -67,7 +67,7 @@ def _monitor_there(environment: Environment, *, stop: bool, as_json: bool) -> No
             else:
                 views.show_stopped(session.ui(), environment, ended)
             return
-        changes = watch(site)
+        changes = watch(site, session.fleet(environment.name))
         if as_json:
             print_json({"environment": environment.name, **views.changes_json(site, changes)})
         else:

@@ -57,5 +57,5 @@ def _on_its_host(act: Act) -> None:
         if act.action is Action.ROLLBACK:
             site.restore(release_name(act.number))
         else:
-            watch(site, release_name(act.number))
+            watch(site, act.fleet, release_name(act.number))
         site.say_deployed(act.fleet.lead.record())

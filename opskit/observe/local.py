@@ -98,7 +98,7 @@ def probe_now(
     *,
     on_result: Callable[[CheckResult], None] | None = None,
 ) -> tuple[Probe, Path]:
-    """Run the smoke test once and export its result, and the last deployment beside it.
+    """Run the smoke test once and export its result where the environment is watched from.
 
     Raises:
         ConfigError: there is nothing to sign tokens with.
@@ -106,7 +106,14 @@ def probe_now(
     """
     environment = fleet.environment
     found = probe(fleet, on_result=on_result)
+    if environment.monitoring.host and directory is None:
+        from opskit.observe.remote import remote_site
+
+        with remote_site(environment) as site:
+            return found, site.say_probed(probe_metrics(found))
     place = directory or home_of(environment) / "metrics"
-    if environment.target != "local":  # where it is local, the exporter reads the record itself
+    if (
+        environment.target != "local"
+    ):  # the last deployment, too: where it is local, the exporter reads the record itself
         export(deployment_metrics(fleet.lead.record()), place, "deployment.prom")
     return found, export(probe_metrics(found), place)

@@ -6,6 +6,7 @@ where they were there before, they are somebody's, and stay as they are.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import PurePosixPath
 from typing import Final
@@ -14,14 +15,22 @@ from opskit.commands import Command, files, provisioning
 from opskit.commands import monitoring as commands
 from opskit.environment import Environment
 from opskit.failure import Failure
+from opskit.observe.probing import probes
 from opskit.observe.reach import ROOT, root_of
-from opskit.observe.systemd import UNITS, USER, daemon_units, exporter_path, unit_of
+from opskit.observe.systemd import (
+    UNITS,
+    USER,
+    daemon_units,
+    exporter_path,
+    probe_units,
+    sweep_units,
+    unit_of,
+)
 from opskit.provision import plan
 from opskit.provision.change import Change, file_diff
 from opskit.provision.seen import Place, Seen
 
-PACKAGES: Final = ("prometheus", "prometheus-alertmanager", "python3")
-"""The programs with their tools, and what the exporter runs on."""
+_WANTED_AT_BOOT: Final = "\n[Install]\n"
 _OWN_UNITS: Final = {
     "prometheus": "prometheus.service",
     "prometheus-alertmanager": "prometheus-alertmanager.service",
@@ -35,7 +44,7 @@ def look(environment: Environment) -> Command:
     paths = (exporter_path(root_of(environment)), *(UNITS / name for name in units))
     return provisioning.look(
         [
-            *(f"package:{name}" for name in PACKAGES),
+            *(f"package:{name}" for name in packages_of(environment)),
             f"user:{USER}",
             *(f"path:{path}" for path, *_ in directories_of(environment)),
             *(f"file:{path}" for path in paths),
@@ -53,7 +62,7 @@ def changes(environment: Environment, host: str, seen: Seen) -> list[Change]:
     plan.require_debian(host, seen)
     _require_ports(environment, host, seen)
     return [
-        *packages(seen),
+        *packages(environment, seen),
         *plan.system_user(USER, host, seen),
         *directories(environment, seen),
         *programs(environment, seen),
@@ -74,9 +83,9 @@ def warnings(environment: Environment) -> list[str]:
 # --- steps ------------------------------------------------------------------------------------
 
 
-def packages(seen: Seen) -> list[Change]:
+def packages(environment: Environment, seen: Seen) -> list[Change]:
     """The programs are installed, and Debian's own units of them stay off."""
-    lacking = [name for name in PACKAGES if name not in seen.packages]
+    lacking = [name for name in packages_of(environment) if name not in seen.packages]
     if not lacking:
         return []
     own = [_OWN_UNITS[name] for name in lacking if name in _OWN_UNITS]
@@ -99,11 +108,19 @@ def directories(environment: Environment, seen: Seen) -> list[Change]:
 
 def programs(environment: Environment, seen: Seen) -> list[Change]:
     """The exporter is there, and each unit is there, read, enabled, and runs as it says."""
-    found: list[Change] = []
-    again: set[str] = set()
     exporter = exporter_path(root_of(environment))
     wanted = {exporter: resources.files("opskit.observe").joinpath("exporter.py").read_text()}
     wanted |= {UNITS / name: text for name, text in _units(environment).items()}
+    found, again = _written(wanted, seen)
+    if exporter.name in again:
+        again.add(unit_of("exporter", environment))
+    return [*found, *_as_written(_units(environment), seen, again)]
+
+
+def _written(wanted: Mapping[PurePosixPath, str], seen: Seen) -> tuple[list[Change], set[str]]:
+    """Give what writes files, and the names of those that change."""
+    found = []
+    again = set()
     for path, text in wanted.items():
         now = seen.text(str(path))
         if now != text:
@@ -111,20 +128,49 @@ def programs(environment: Environment, seen: Seen) -> list[Change]:
             found.append(
                 Change("monitoring", f"write {path}", run, file_diff(str(path), now, text))
             )
-            again.add(path.name if path != exporter else unit_of("exporter", environment))
-    for name in _units(environment):
+            again.add(path.name)
+    return found, again
+
+
+def _as_written(units: Mapping[str, str], seen: Seen, again: set[str]) -> list[Change]:
+    """Have units run as their files say, now and after a boot; `again`: those that changed."""
+    found = []
+    for name in units:
         state = seen.units.get(name)
         if name in again or (state is not None and state.stale):
             text = f"let systemd read {name}"
             text += ", and start it anew" * (state is not None and state.active)
             found.append(Change("monitoring", text, (commands.restart_if_active(name),)))
-        if state is None or not state.enabled:
-            run = (provisioning.enable(name),)
+        if _WANTED_AT_BOOT not in units[name]:
+            continue
+        timer = name.endswith(".timer")
+        if state is None or not state.enabled or (timer and not state.active):
+            run = (provisioning.enable(name), *([commands.start(name)] if timer else []))
             found.append(Change("monitoring", f"let {name} start at boot", run))
     return found
 
 
+def look_for_sweeping(environment: Environment) -> Command:
+    """Give the command that looks at what deletes what probes leave on a chat host."""
+    units = sweep_units(environment)
+    things = (f"{kind}:{name}" for name in units for kind in ("unit", "file"))
+    return provisioning.look([one.replace("file:", f"file:{UNITS}/") for one in things])
+
+
+def sweeping(environment: Environment, seen: Seen) -> list[Change]:
+    """Give what has to be changed for a chat host to delete what probes leave."""
+    units = sweep_units(environment)
+    found, again = _written({UNITS / name: text for name, text in units.items()}, seen)
+    return [*found, *_as_written(units, seen, again)]
+
+
 # --- what they are about ----------------------------------------------------------------------
+
+
+def packages_of(environment: Environment) -> tuple[str, ...]:
+    """Give the programs with their tools, what the exporter runs on, and what a probe needs."""
+    probe = (f"python{environment.python}", "python3-httpx") if probes(environment) else ()
+    return ("prometheus", "prometheus-alertmanager", "python3", *probe)
 
 
 def directories_of(environment: Environment) -> list[tuple[PurePosixPath, int, str, str]]:
@@ -133,6 +179,7 @@ def directories_of(environment: Environment) -> list[tuple[PurePosixPath, int, s
     return [
         (ROOT, 0o755, "root", "root"),
         (root, 0o755, "root", "root"),
+        (root / "layers", 0o755, "root", "root"),
         (root / "configs", 0o755, "root", "root"),
         (root / "releases", 0o755, "root", "root"),
         (root / "secrets", 0o750, "root", USER),
@@ -144,7 +191,9 @@ def directories_of(environment: Environment) -> list[tuple[PurePosixPath, int, s
 
 
 def _units(environment: Environment) -> dict[str, str]:
-    return daemon_units(environment, root_of(environment))
+    root = root_of(environment)
+    found = daemon_units(environment, root)
+    return found | (probe_units(environment, root) if probes(environment) else {})
 
 
 def _require_ports(environment: Environment, host: str, seen: Seen) -> None:

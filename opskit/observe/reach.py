@@ -39,7 +39,7 @@ def named(environment: Environment) -> str:
     """
     wanted = environment.monitoring.host or ""
     for host in environment.hosts:
-        if name_of(host) == wanted:
+        if name_of(host) == name_of(wanted):
             return host
     return wanted
 

@@ -14,7 +14,8 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Final
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
 
 from opskit.commands import files, secret_files
 from opskit.commands import monitoring as commands
@@ -22,13 +23,26 @@ from opskit.deployments import Record
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.observe.local import resolve_secrets
+from opskit.observe.probe import FILE as PROBED
 from opskit.observe.probe import deployment_metrics
+from opskit.observe.probing import (
+    REPOSITORY,
+    RUN,
+    SIGNED_WITH,
+    layer_key_of,
+    probe_files,
+    probes,
+)
 from opskit.observe.reach import executor_of, root_of
 from opskit.observe.rendering import render_monitoring
 from opskit.observe.site import RELEASES_KEPT, Changes
 from opskit.observe.systemd import PROGRAMS, UNITS, USER, daemons_of, unit_of
+from opskit.provision.rendering import python_of
 from opskit.secrets import Secret
 from opskit.transport import Executor
+
+if TYPE_CHECKING:
+    from opskit.fleet import Fleet
 
 _ANSWERS: Final = {"prometheus": "/-/ready", "alertmanager": "/-/ready", "exporter": "/metrics"}
 
@@ -79,7 +93,7 @@ class RemoteSite:
         name = hashlib.sha256(text.encode()).hexdigest()[:12]
         incoming = f".incoming-{name}"
         place = self.root / "configs" / incoming
-        self._require_provisioned()
+        self.require_provisioned()
         replaced = self._write_secrets(secrets)
         try:
             self.executor.check(files.unpack(place, _archive(rendered)))
@@ -100,7 +114,7 @@ class RemoteSite:
         Raises:
             Failure: a program does not run from it. What was live before is live still.
         """
-        self._require_provisioned()
+        self.require_provisioned()
         return self._switch("", "", release)
 
     def say_deployed(self, record: Record) -> None:
@@ -108,13 +122,54 @@ class RemoteSite:
         path = self.root / "metrics" / "deployment.prom"
         self.executor.check(files.write(path, deployment_metrics(record).encode()))
 
+    def say_probed(self, metrics: str) -> Path:
+        """Have the exporter say what a probe found; gives where that is written there."""
+        path = self.root / "metrics" / PROBED
+        self.executor.check(files.write(path, metrics.encode()))
+        return Path(path)
+
+    def bring_layer(self) -> PurePosixPath:
+        """Give where the libraries of the probe lie there; they are brought if need be.
+
+        Raises:
+            Failure: they cannot be had, or do not arrive whole.
+        """
+        from opskit.layer import MARKER, build_layer, kept_layers
+
+        environment, executor = self.environment, self.executor
+        key = layer_key_of(environment)
+        place = self.root / "layers" / key
+        if not executor.check(commands.missing([place])):
+            return place
+        lock = REPOSITORY / "chatservice/requirements.txt"
+        built = build_layer(
+            lock, key, kept_layers(), python=environment.python, platform=environment.platform
+        )
+        incoming = self.root / "layers" / f".incoming-{key}"
+        executor.put_tree(built, incoming)
+        sums = json.loads((built / MARKER).read_text(encoding="utf-8"))["files"]
+        executor.check(files.verify_checksums(incoming, sums))
+        executor.check(files.move(incoming, place, readable=True))
+        return place
+
+    def probe(self) -> None:
+        """Have the smoke test run there now, and not when its time has come."""
+        if probes(self.environment):
+            unit = f"opskit-probe-{self.environment.name}.service"
+            self.executor.check(commands.start(unit, wait=False))
+
     def stop(self) -> list[str]:
-        """End everything; gives the names of what ran."""
+        """End everything but the probe's timer; gives the names of what ran."""
         names = {unit_of(name, self.environment): name for name in _ANSWERS}
         ended = self.executor.check(commands.stop(tuple(names)))
         return [names[unit] for unit in ended.split()]
 
-    def _require_provisioned(self) -> None:
+    def require_provisioned(self) -> None:
+        """Check that the host was made ready.
+
+        Raises:
+            Failure: it was not.
+        """
         units = (UNITS / unit_of(name, self.environment) for name in _ANSWERS)
         places = [self.root / "configs", self.root / "secrets", *units]
         missing = self.executor.check(commands.missing(places)).split()
@@ -132,10 +187,15 @@ class RemoteSite:
 
     def _switch(self, name: str, incoming: str, release: str) -> Changes | None:
         as_user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env")
-        checks = (
-            (*as_user, PROGRAMS["promtool"], "check", "config", "@/prometheus/prometheus.yml"),
-            (*as_user, PROGRAMS["amtool"], "check-config", "@/alertmanager/alertmanager.yml"),
-        )
+        python = (python_of(self.environment), "-I", "-B")
+        argvs = {
+            "promtool": (PROGRAMS["promtool"], "check", "config", "@/prometheus/prometheus.yml"),
+            "amtool": (PROGRAMS["amtool"], "check-config", "@/alertmanager/alertmanager.yml"),
+            "the probe": (*python, f"@/{RUN}", "--check"),
+        }
+        if not probes(self.environment):
+            del argvs["the probe"]
+        checks = [{"name": name, "argv": (*as_user, *argv)} for name, argv in argvs.items()]
         order = {
             "root": str(self.root),
             "configuration": name,
@@ -188,16 +248,32 @@ def remote_site(environment: Environment) -> Iterator[RemoteSite]:
         executor.close()
 
 
-def watch(site: RemoteSite, release: str = "") -> Changes:
+def watch(site: RemoteSite, fleet: Fleet, release: str = "") -> Changes:
     """Have everything run from what the environment says now.
+
+    Args:
+        site: the monitoring.
+        fleet: the hosts that are watched; what their proxies certify with is asked for.
+        release: which it belongs to from now on; empty for none.
 
     Raises:
         ConfigError: a secret that a receiver needs is missing.
         Failure: see `RemoteSite.apply`.
     """
-    secrets = resolve_secrets(site.environment)
-    rendered = render_monitoring(site.environment, root=site.root)
-    return site.apply(rendered, secrets, release)
+    environment = site.environment
+    secrets = resolve_secrets(environment)
+    rendered = render_monitoring(environment, root=site.root)
+    site.require_provisioned()
+    if probes(environment):
+        from opskit.smoke import authorities
+
+        secrets |= {SIGNED_WITH: environment.resolve_secrets()[SIGNED_WITH]}
+        layer = site.bring_layer()
+        certificates = authorities(fleet)
+        rendered |= probe_files(environment, site.root, layer=layer, certificates=certificates)
+    changes = site.apply(rendered, secrets, release)
+    site.probe()
+    return changes
 
 
 def _archive(rendered: Mapping[str, str]) -> bytes:

@@ -10,12 +10,13 @@ from typing import Final
 from opskit.commands.monitoring import PYTHON
 from opskit.environment import Environment
 from opskit.observe.daemons import Daemon
+from opskit.observe.probing import RUN
 from opskit.observe.rendering import template
 from opskit.observe.site import MonitoringSite
+from opskit.provision.rendering import USER as SERVICE_USER
+from opskit.provision.rendering import python_of
 
 USER: Final = "opskit-monitor"
-OPSKIT: Final = "/opt/opskit/.venv/bin/opskit"
-FILE: Final = "/etc/opskit/environments.yaml"
 UNITS: Final = PurePosixPath("/etc/systemd/system")
 PROGRAMS: Final[Mapping[str, str]] = {
     "prometheus": "/usr/bin/prometheus",
@@ -26,6 +27,8 @@ PROGRAMS: Final[Mapping[str, str]] = {
 """Where Debian's packages put them."""
 _SLACK_SECONDS: Final = 60
 """How long a probe may take beyond its smoke test, before systemd ends it."""
+_LEFT_SECONDS: Final = 1200
+"""For how long a workspace of a probe must be idle to be deleted: longer than any smoke test."""
 
 
 def unit_of(name: str, environment: Environment) -> str:
@@ -77,35 +80,43 @@ def daemon_units(
     }
 
 
-def units(
-    environment: Environment,
-    root: PurePosixPath,
-    *,
-    opskit: str = OPSKIT,
-    file: str = FILE,
-    user: str = USER,
+def probe_units(
+    environment: Environment, root: PurePosixPath, *, user: str = USER
 ) -> dict[str, str]:
-    """Give all units by their names: the daemons, and the probe's timer, which takes an opskit.
-
-    Args:
-        environment: what is watched.
-        root: where the monitoring lies on that host.
-        opskit: the program there.
-        file: the environments.yaml there.
-        user: whom everything runs as.
-    """
+    """Give the units of the probe by their names: what it runs, and its timer."""
     name = environment.name
     values = {
         "environment": name,
         "monitoring": environment.monitoring,
         "place": str(root),
         "user": user,
-        "opskit": opskit,
-        "file": file,
+        "python": python_of(environment),
+        "run": RUN,
         "probe_seconds": round(environment.smoke.timeout) + _SLACK_SECONDS,
     }
-    files = {
+    return {
         f"opskit-probe-{name}.{kind}": template(f"monitoring/probe.{kind}.j2").render(**values)
         for kind in ("service", "timer")
     }
-    return files | daemon_units(environment, root, user=user)
+
+
+def sweep_units(environment: Environment) -> dict[str, str]:
+    """Give the units of a chat host that delete what probes left there.
+
+    A probe cannot do it itself: only the host's own root and the service may delete anything.
+    """
+    layout = environment.layout
+    values = {
+        "environment": environment.name,
+        "user": SERVICE_USER,
+        "python": python_of(environment),
+        "current": str(layout.current),
+        "control": str(layout.run / "control.sock"),
+        "seconds": _LEFT_SECONDS,
+    }
+    return {
+        f"opskit-sweep-{environment.name}.{kind}": template(f"monitoring/sweep.{kind}.j2").render(
+            **values
+        )
+        for kind in ("service", "timer")
+    }

@@ -151,6 +151,11 @@ def _wanted(node: Node) -> list[Change]:
     if node.serves:
         seen = _look(node, plan.look(node.environment))
         found += plan.changes(node.environment, node.name, seen)
+    if node.serves and node.environment.monitoring.host:
+        from opskit.observe import provisioning
+
+        seen = _look(node, provisioning.look_for_sweeping(node.environment))
+        found += provisioning.sweeping(node.environment, seen)
     if node.watches:
         from opskit.observe import provisioning  # here: it loads an HTTP client and templates
 

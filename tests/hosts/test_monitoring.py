@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from opskit import operations
+from opskit.failure import Failure
 from opskit.observe import remote
 from opskit.observe.pace import Pace
 from opskit.observe.rendering import render_monitoring
@@ -29,13 +30,14 @@ DEADLINE: Final = 60.0
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Render the same templates for a faster clock, whoever renders them."""
+def quick(monkeypatch: pytest.MonkeyPatch, layers: Path) -> None:
+    """Render the same templates for a faster clock, and build no layer twice."""
 
     def render(environment: Any, *, root: Any) -> dict[str, str]:
         return render_monitoring(environment, root=root, pace=Pace(SPEED))
 
     monkeypatch.setattr(remote, "render_monitoring", render)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(layers.parent.parent))
 
 
 @pytest.fixture
@@ -59,6 +61,7 @@ def watched(
     site.monitoring = {
         "host": watcher.address,
         "scrape_interval": 1,
+        "alerts": {"smoke_stale": 86_400},
         "receivers": {"webhook": {"url": f"{receiver.url}/alerts", "token": "file:token"}},
     }
     site.configure(service={"admin_host": "0.0.0.0"})
@@ -84,6 +87,17 @@ def asked(host: Host, query: str) -> list[dict[str, Any]]:
     said = json.loads(host.text("curl", "-sG", url, "--data-urlencode", f"query={query}"))
     found: list[dict[str, Any]] = said["data"]["result"]
     return found
+
+
+def alerts(site: HostSite) -> dict[str, Any]:
+    """Give what a person is told of what fires."""
+    found: dict[str, Any] = json.loads(site.opskit("alerts", "prod", "--json").stdout)
+    return found
+
+
+def names(site: HostSite) -> list[str]:
+    """Give what fires."""
+    return [one["name"] for one in alerts(site)["alerts"] if one["state"] == "firing"]
 
 
 def silences(host: Host) -> list[str]:
@@ -119,23 +133,36 @@ def test_a_host_watches_another_and_tells_of_its_death(
     assert watcher.text("readlink", f"{ROOT}/releases/v1").strip() == f"../{first}"
     until(lambda: asked(watcher, "up{job='chat'} == 1"), "watched")
     until(lambda: asked(watcher, "opskit_deploy_info{release='v1'}"), "told of the deployment")
+    until(lambda: asked(watcher, "opskit_probe_success == 1"), "probed by its own smoke test")
+    assert "prod.timer" in watcher.text("systemctl", "list-timers", "--no-pager")
+    chat.run("systemctl", "start", "opskit-sweep-prod.service")
     secret = watcher.text("stat", "-c", "%a %U %G", f"{ROOT}/secrets/webhook_token").strip()
     assert secret == f"640 root {USER}"
     assert watcher.text("systemctl", "is-active", "prometheus.service", check=False) == (
         "inactive\n"
     )
 
+    # One that is not valid is refused there, and what was live is live.
+    with remote.remote_site(site.environment) as there:
+        valid = render_monitoring(site.environment, root=there.root)
+        broken = {"prometheus/rules/alerts.yml": "groups: [{name: a, rules: [{record: a}]}]\n"}
+        with pytest.raises(Failure, match="promtool refuses the configuration") as refused:
+            there.apply(valid | broken, {})
+    assert "alerts.yml" in "\n".join(refused.value.lines)
+    assert live(watcher) == first
+
     # The chat service dies, and cannot come back.
-    until(lambda: site.opskit("alerts", "prod").returncode == 0, "quiet")
+    until(lambda: alerts(site)["watchdog"], "watched over")
+    print("before the fault:", alerts(site))
+    assert "ChatDown" not in names(site)
     chat.run("mv", "/opt/chat/releases/v1/run.py", "/opt/chat/releases/v1/run.away")
     died = time.monotonic()
     chat.run("systemctl", "kill", "--signal=KILL", "chat-prod.service")
     told = receiver.wait("ChatDown", "prod", "firing", since=died)
     assert told.authorization == f"Bearer {TOKEN}"
     assert told.annotations["runbook_url"] == "docs/runbooks/ChatDown.md"
-    seen = site.opskit("alerts", "prod", "--json")
-    assert seen.returncode == 1
-    assert "ChatDown" in [one["name"] for one in json.loads(seen.stdout)["alerts"]]
+    assert "ChatDown" in names(site)
+    assert site.opskit("alerts", "prod").returncode == 1
     mended = time.monotonic()
     chat.run("mv", "/opt/chat/releases/v1/run.away", "/opt/chat/releases/v1/run.py")
     chat.run("systemctl", "start", "chat-prod.service")
@@ -147,7 +174,7 @@ def test_a_host_watches_another_and_tells_of_its_death(
     assert "<svg" in page.read_text()
 
     # Thresholds of the next release go with it, and those of this one come back with it.
-    site.monitoring["alerts"] = {"error_ratio": 0.4321}
+    site.monitoring["alerts"]["error_ratio"] = 0.4321
     site.change("two")
     site.configure()
     act = deploy(site)

@@ -5,7 +5,7 @@ Runs on the monitoring host, as `python3 -I - ORDER`. The order is a JSON object
     root            where the monitoring lies
     configuration   the name of the one to make live; empty: the one that belongs to `release`
     incoming        the directory below `configs` that it was uploaded to
-    checks          [program, argument...] that must all be content; `@` is that directory
+    checks          [{name, argv}] that must all be content; `@` in `argv` is that directory
     release         the release that it belongs to from now on; may be empty
     daemons         [{name, unit, port, ready, reloads}], in the order in which they are started
     kept            how many releases keep their configuration
@@ -98,15 +98,14 @@ def install(configs: Path, name: str, order: dict[str, Any]) -> None:
     if (configs / name).is_dir():
         return
     for check in order["checks"]:
-        argv = [word.replace("@", str(incoming)) for word in check]
+        argv = [word.replace("@", str(incoming)) for word in check["argv"]]
         done = subprocess.run(
             argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
-            tool = next(Path(word).name for word in argv if word.endswith("tool"))
             lines = [line.replace(f"{incoming}/", "") for line in done.stdout.splitlines()]
-            why = f"{tool} refuses the configuration; nothing was changed"
+            why = f"{check['name']} refuses the configuration; nothing was changed"
             raise Trouble(why, [line for line in lines if line.strip()])
     incoming.rename(configs / name)
     os.sync()

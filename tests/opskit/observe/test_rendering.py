@@ -20,7 +20,7 @@ from opskit.observe import rendering, rules
 from opskit.observe.local import resolve_secrets, site_of
 from opskit.observe.pace import Pace
 from opskit.observe.rendering import RUNBOOKS, render_monitoring, scrape_addresses
-from opskit.observe.systemd import units
+from opskit.observe.systemd import daemon_units, probe_units, sweep_units
 from opskit.problems import ConfigError
 
 EVERYBODY = {
@@ -278,17 +278,22 @@ def test_every_runbook_is_of_an_alert_and_names_commands_that_there_are(tmp_path
 def test_the_units_of_a_monitoring_host_are_ones_that_systemd_takes(tmp_path: Path) -> None:
     """The very arguments that `opskit monitor` uses; the probe's timer goes as configured."""
     one = environment(tmp_path, "prod", probe_interval=120, prometheus_port=9190)
-    files = units(one, PurePosixPath("/srv/monitoring"))
+    root = PurePosixPath("/srv/monitoring")
+    files = daemon_units(one, root) | probe_units(one, root) | sweep_units(one)
     assert set(files) == {
         "opskit-alertmanager-prod.service", "opskit-exporter-prod.service",
         "opskit-prometheus-prod.service", "opskit-probe-prod.service", "opskit-probe-prod.timer",
+        "opskit-sweep-prod.service", "opskit-sweep-prod.timer",
     }  # fmt: skip
     timer, probe = files["opskit-probe-prod.timer"], files["opskit-probe-prod.service"]
     assert "\nOnUnitInactiveSec=120s\n" in timer
-    assert "opskit --environments /etc/opskit/environments.yaml probe prod\n" in probe
+    assert "-I -B /srv/monitoring/current/probe/run.py\n" in probe
     prometheus = files["opskit-prometheus-prod.service"]
     assert "--web.listen-address=127.0.0.1:9190" in prometheus
     assert "--config.file=/srv/monitoring/current/prometheus/prometheus.yml" in prometheus
+    exporter = files["opskit-exporter-prod.service"]
+    started = exporter.partition("ExecStart=")[2].split()
+    assert started[:5:2] == ["/usr/bin/python3", "-I", "/srv/monitoring/exporter.py"]
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
     for name, text in files.items():

@@ -1,0 +1,69 @@
+"""The smoke test on a monitoring host, once, its result exported. opskit is not installed there.
+
+    python3 -I run.py [--check]
+
+It is part of the monitoring's configuration: beside it lie `probe.json`, which says what to do,
+and `code`, with what is needed of this repository. Libraries are those that the service runs on,
+and Debian's httpx. With `--check` nothing is run: all of it is there and can be loaded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from secrets import token_bytes
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+
+
+def main(*, check: bool) -> int:
+    """Run it; a service that does not work is a result, and exported."""
+    told: dict[str, Any] = json.loads((HERE / "probe.json").read_text(encoding="utf-8"))
+    sys.path[:0] = [str(HERE / "code"), told["layer"]]
+    from chatservice.auth import sign
+    from checks.smoke import Report, SmokeTarget, run_smoke
+    from opskit.observe.probe import Probe, certificate_expiry, export, probe_metrics
+
+    if check:
+        return 0
+    secret = Path(told["secret"]).read_bytes().removesuffix(b"\n")
+    issued = partial(sign, issuer=told["issuer"], audience=told["audience"])
+    target = SmokeTarget(
+        base_url=told["url"],
+        sign=partial(issued, secret),
+        sign_bad=partial(issued, token_bytes(48)),
+        origins=tuple(told["origins"]),
+        presence_grace=told["presence_grace"],
+        history_keep=told["history_keep"],
+        text_limit=told["text_limit"],
+        cleanup=None,  # a timer on the hosts deletes what checks leave
+        certificates=told["certificates"],
+    )
+    started, report, why = time.time(), None, ""
+    try:
+        report = asyncio.run(
+            run_smoke(
+                target,
+                users=told["users"],
+                delivery_bound=told["delivery_bound"],
+                deadline=told["deadline"],
+            )
+        )
+    except (OSError, ValueError) as error:
+        why = str(error)
+    assert report is None or isinstance(report, Report)
+    ended = time.time()
+    found = Probe(ended, ended - started, report, why, certificate_expiry(told["url"]))
+    export(probe_metrics(found), Path(told["metrics"]))
+    if report is not None:
+        print(report.table())
+    return 0 if found.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(check=sys.argv[1:] == ["--check"]))
