@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from typing import TYPE_CHECKING
 
 from opskit.deploy import plan
@@ -89,6 +90,7 @@ def deploy(
     act = _act(fleet, Action.DEPLOY, observe, on_check, timing, secrets)
     act.build = _builder(fleet.environment, Path(directory), layers.with_name("bytecode"))
     act.move_data, act.leave_data = move_data, leave_data
+    resources.callback(_loading_the_smoke_test().join)
     steps = deploy_steps(_layer_builder(fleet.environment, layers))
     return Operation(act, steps, observe, resources)
 
@@ -133,7 +135,10 @@ def rollback(
     secrets = fleet.environment.resolve_secrets() if smoke else {}
     act = _act(fleet, Action.ROLLBACK, observe, on_check, timing, secrets)
     act.wanted, act.smoke_gates = wanted, smoke
-    return Operation(act, rollback_steps(), observe)
+    resources = ExitStack()
+    if smoke:
+        resources.callback(_loading_the_smoke_test().join)
+    return Operation(act, rollback_steps(), observe, resources)
 
 
 def stop(
@@ -153,7 +158,7 @@ def _act(
     secrets: Mapping[str, Secret],
 ) -> Act:
     def smoke(act: Act) -> Report:
-        from opskit.smoke import smoke as run  # here: it loads the client, which takes long
+        from opskit.smoke import smoke as run  # here: no other command needs it
 
         return run(act.fleet, secrets, number=act.number, on_result=on_check)
 
@@ -167,6 +172,17 @@ def _act(
         secrets=secrets,
         tool=tool_version(),
     )
+
+
+def _loading_the_smoke_test() -> Thread:
+    """Load it, with the client and all, while the hosts do what comes before it."""
+
+    def load() -> None:
+        importlib.import_module("opskit.smoke")
+
+    thread = Thread(target=load, name="loading", daemon=True)
+    thread.start()
+    return thread
 
 
 def _builder(environment: Environment, into: Path, bytecode: Path | None = None) -> Build:

@@ -294,4 +294,5 @@ ADMISSION: Final = Group(
     ),
     needs=("answers",),
     at_once=True,
+    after="presence",
 )

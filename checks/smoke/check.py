@@ -66,6 +66,8 @@ class Group(Generic[StageT]):
         checks: in the order in which they run.
         needs: the names of checks without which none of these is tried.
         at_once: whether the checks leave each other alone, and so may run at the same time.
+        after: the name of a group that makes its connections first: one that must let time pass
+            then, which this one can use. Whether that went well does not matter to it.
     """
 
     name: str
@@ -73,3 +75,4 @@ class Group(Generic[StageT]):
     checks: tuple[Check[StageT], ...]
     needs: tuple[str, ...] = ()
     at_once: bool = False
+    after: str = ""

@@ -41,10 +41,12 @@ class Departures(Stage):
     async def prepare(self) -> None:
         """Connect everybody, then let a second device go, one blink, and one leave."""
         self.witness = await self.join("witness")
-        self.leaver = await self.join("leaver")
-        self.laptop = await self.join("twin", "laptop")
-        await self.join("twin", "phone")
-        self.blinker = await self.join("blinker")
+        self.leaver, self.laptop, _, self.blinker = await asyncio.gather(
+            self.join("leaver"),
+            self.join("twin", "laptop"),
+            self.join("twin", "phone"),
+            self.join("blinker"),
+        )
         for user in ("leaver", "twin", "blinker"):
             await self.witness.sees(user, Presence.ONLINE)
         self.others_gone = self.loop.time()

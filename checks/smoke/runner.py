@@ -118,11 +118,13 @@ class _Outcome:
         self._limit = limit
         self._on_result = on_result
         self._results: dict[str, asyncio.Future[CheckResult]] = {}
+        self._prepared: dict[str, asyncio.Event] = {}
 
     async def of_all(self, groups: Sequence[Group[Any]]) -> None:
         """Run all groups at the same time."""
         loop = asyncio.get_running_loop()
         for group in groups:
+            self._prepared[group.name] = asyncio.Event()
             for check in group.checks:
                 self._results[check.name] = loop.create_future()
         async with asyncio.TaskGroup() as tasks:
@@ -136,6 +138,14 @@ class _Outcome:
         )
 
     async def _of_group(self, group: Group[Any]) -> None:
+        try:
+            if group.after:
+                await self._prepared[group.after].wait()
+            await self._of_group_now(group)
+        finally:
+            self._prepared[group.name].set()
+
+    async def _of_group_now(self, group: Group[Any]) -> None:
         if reason := await self._unmet(group.needs):
             for check in group.checks:
                 self._settle(check, "skipped", 0.0, Found(reason))
@@ -145,6 +155,7 @@ class _Outcome:
             first, *others = group.checks
             begun = time.perf_counter()
             verdict, found = await self._verdict(stage.prepare(), look_at=PREPARING)
+            self._prepared[group.name].set()
             if verdict != "passed":
                 self._settle(first, verdict, time.perf_counter() - begun, found)
                 for check in others:

@@ -78,8 +78,8 @@ FAULTS: Final[dict[str, Fault]] = {
     ),
     "type-last": _of("connect", "token_carriers", "renewal", "renewal_refused", by=_room.type_last),
     "commit-hangs": _of("delivery", by=_record.commit_hangs),
-    "welcome-without-others": _of("online", by=_room.welcome_without_others),
-    "arrivals-unannounced": _of("online", "offline", by=_room.arrivals_unannounced),
+    "welcome-without-others": _of("online", "isolation", by=_room.welcome_without_others),
+    "arrivals-unannounced": _of("online", "offline", "isolation", by=_room.arrivals_unannounced),
     "message-lost": _of("delivery", by=_room.message_lost),
     "message-garbled": _of("delivery", by=_room.message_garbled),
     "message-late": _of("delivery", by=_room.message_late, bound=0.25),
@@ -124,7 +124,9 @@ FAULTS: Final[dict[str, Fault]] = {
     "future-believed": _of("ahead", by=_room.future_believed),
     # --- going away
     "grace-halved": _of("offline", overrides={"timing": {"presence_grace": 1.0}}, grace=2.0),
-    "grace-endless": _of("offline", overrides={"timing": {"presence_grace": 600.0}}),
+    "grace-endless": _of(
+        "offline", by=_room.grace_as_set, overrides={"timing": {"presence_grace": 600.0}}
+    ),
     "ghost-welcomed": _of("offline", by=_room.ghost_welcomed),
     "one-device-is-all": _of("second_device", by=_room.one_device_is_all),
     "blink-shown": _of("short_absence", by=_room.blink_shown, grace=2.0),

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 from websockets.frames import Frame, Opcode
 
-from chatservice import fanout, server
+from chatservice import fanout, rooms, server
 from chatservice.actions import Action, ToAll, ToMember
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
@@ -77,6 +77,11 @@ def type_last() -> None:
 # --- presence -----------------------------------------------------------------------------
 
 
+def grace_as_set() -> None:
+    """Whoever leaves a workspace of the checks stays online for as long as elsewhere."""
+    rooms.CHECKS_GRACE = float("inf")  # type: ignore[attr-defined]
+
+
 def welcome_without_others() -> None:
     """The welcome names nobody who is online."""
 
@@ -125,6 +130,7 @@ def one_device_is_all() -> None:
 
 def blink_shown() -> None:
     """A user who is back within the grace period is reported as gone and come back."""
+    grace_as_set()
 
     def entered(original: Any, room: Room[Connection], key: Connection, entry: Any) -> Actions:
         user = key.user
