@@ -56,6 +56,7 @@ def _on_its_host(act: Act) -> None:
     with remote_site(act.environment) as site:
         if act.action is Action.ROLLBACK:
             site.restore(release_name(act.number))
+            site.probe()
         else:
             watch(site, act.fleet, release_name(act.number))
         site.say_deployed(act.fleet.lead.record())
