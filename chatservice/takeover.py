@@ -327,7 +327,8 @@ async def _let_go(peer: socket.socket) -> None:
             peer.shutdown(socket.SHUT_RDWR)
         with contextlib.suppress(OSError):
             said += peer.recv(MAX_LINE)
-    if said.strip() != b'{"serving":true}':
+    # What it says next, that all is settled, may have come along with that.
+    if not said.startswith(b'{"serving":true}\n'):
         raise ControlError("the new process confirmed, and then did not begin to serve")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from chatservice import takeover
+from chatservice.handover_format import CONNECTIONS, Offer
 from tests.chatservice.newcomer import end_of, launcher, newcomer, pid_that_serves
 from tests.chatservice.wire import (
     DEADLINE,
@@ -59,6 +62,25 @@ def test_a_release_that_cannot_take_connections_has_the_members_come_back_and_mi
         ann.send("send", id="1", text="before")  # as if the ack had not come
         assert ann.next() == ack
     assert troubles(service) == []
+
+
+async def test_words_of_the_new_process_that_come_together_are_told_apart() -> None:
+    """That it serves and that all is settled, read at once by a busy old process: it lets go."""
+    old, new = socket.socketpair()
+    old.setblocking(False)
+
+    def take() -> None:
+        with new, new.makefile("rb") as words:
+            offer = words.readline()
+            new.sendall(b'{"confirmed":true}\n')
+            assert (offer.startswith(b"{"), words.readline()) == (True, b'{"ok":true}\n')
+            new.sendall(b'{"serving":true}\n{"settled":true}\n')
+
+    taker = asyncio.create_task(asyncio.to_thread(take))
+    with old:
+        await takeover.hand_over(old, {}, Offer(True, version=CONNECTIONS))
+        await takeover.settled(old)
+    await taker
 
 
 def test_under_load_nobody_is_refused_and_nothing_acknowledged_is_lost(
