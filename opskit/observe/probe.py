@@ -41,6 +41,7 @@ class Probe:
         why: why it could not.
         certificate: until when the certificate is valid, Unix time; None without TLS, or when
             none could be read.
+        lifetime: for how many seconds it is valid in all; None likewise.
     """
 
     at: float
@@ -48,6 +49,7 @@ class Probe:
     report: Report | None
     why: str
     certificate: float | None
+    lifetime: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -81,12 +83,32 @@ def probe(fleet: Fleet, *, on_result: Callable[[CheckResult], None] | None = Non
     except Failure as failure:
         why = str(failure)
     ended = time.time()
-    expiry = certificate_expiry(fleet.environment.base_url)
-    return Probe(ended, ended - started, report, why, expiry)
+    valid = certificate_validity(fleet.environment.base_url)
+    return finished(started, ended, report, why, valid)
+
+
+def finished(
+    started: float,
+    ended: float,
+    report: Report | None,
+    why: str,
+    valid: tuple[float, float] | None,
+) -> Probe:
+    """Put together what a run found."""
+    seconds = ended - started
+    if valid is None:
+        return Probe(ended, seconds, report, why, None)
+    return Probe(ended, seconds, report, why, valid[1], valid[1] - valid[0])
 
 
 def certificate_expiry(url: str) -> float | None:
     """Give until when the certificate at a URL is valid, valid now or not."""
+    valid = certificate_validity(url)
+    return valid[1] if valid else None
+
+
+def certificate_validity(url: str) -> tuple[float, float] | None:
+    """Give from and until when the certificate at a URL is valid, Unix time in seconds."""
     parts = urlsplit(url)
     if parts.scheme != "https" or not parts.hostname:
         return None
@@ -106,7 +128,8 @@ def certificate_expiry(url: str) -> float | None:
         return None
     if shown is None:
         return None
-    return x509.load_der_x509_certificate(shown).not_valid_after_utc.timestamp()
+    read = x509.load_der_x509_certificate(shown)
+    return read.not_valid_before_utc.timestamp(), read.not_valid_after_utc.timestamp()
 
 
 def probe_metrics(found: Probe) -> str:
@@ -123,6 +146,13 @@ def probe_metrics(found: Probe) -> str:
             "opskit_probe_certificate_expiry_timestamp_seconds",
             "Until when the certificate that clients are shown is valid.",
             found.certificate,
+        )
+    if found.lifetime is not None:
+        _metric(
+            lines,
+            "opskit_probe_certificate_lifetime_seconds",
+            "For how long that certificate is valid in all.",
+            found.lifetime,
         )
     if found.report is not None:
         name = "opskit_probe_check_success"

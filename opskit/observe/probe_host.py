@@ -27,7 +27,7 @@ def main(*, check: bool) -> int:
     sys.path[:0] = [str(HERE / "code"), told["layer"]]
     from chatservice.auth import sign
     from checks.smoke import Report, SmokeTarget, run_smoke
-    from opskit.observe.probe import Probe, certificate_expiry, export, probe_metrics
+    from opskit.observe.probe import certificate_validity, export, finished, probe_metrics
 
     if check:
         return 0
@@ -57,8 +57,7 @@ def main(*, check: bool) -> int:
     except (OSError, ValueError) as error:
         why = str(error)
     assert report is None or isinstance(report, Report)
-    ended = time.time()
-    found = Probe(ended, ended - started, report, why, certificate_expiry(told["url"]))
+    found = finished(started, time.time(), report, why, certificate_validity(told["url"]))
     export(probe_metrics(found), Path(told["metrics"]))
     if report is not None:
         print(report.table())

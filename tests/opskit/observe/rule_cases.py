@@ -365,6 +365,22 @@ _OWN: Final = [
         {f"opskit_probe_certificate_expiry_timestamp_seconds{{{ENV}}}": "1728000x30"}, "10m", (),
         {"certificate_days": 30},
     ),
+    Case(
+        "ChatCertificateExpiring", "it lives for twelve hours, and half of them are left",
+        {
+            f"opskit_probe_certificate_expiry_timestamp_seconds{{{ENV}}}": "22200x30",
+            f"opskit_probe_certificate_lifetime_seconds{{{ENV}}}": "43200x30",
+        },
+        "10m",
+    ),
+    Case(
+        "ChatCertificateExpiring", "it lives for twelve hours, and two of them are left",
+        {
+            f"opskit_probe_certificate_expiry_timestamp_seconds{{{ENV}}}": "7800x30",
+            f"opskit_probe_certificate_lifetime_seconds{{{ENV}}}": "43200x30",
+        },
+        "10m", (MAIN,),
+    ),
     Case("ChatCertificateExpiring", "there is no TLS", {f"up{{{CHAT}}}": "1x30"}, "10m"),
     # --- ChatSmokeFailing -----------------------------------------------------------------
     Case(
