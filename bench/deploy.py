@@ -123,7 +123,7 @@ def measure(site: HostSite, rounds: int) -> Rounds:
         _note(found, "deploy", _act(site, "deploy"))
         before = _everything(site)
         _note(found, "no change", _act(site, "deploy"))
-        found.written += _differences(before, _everything(site))
+        found.written += changed_files(before, _everything(site))
         _note(found, "rollback", _act(site, "rollback"))
         site.change(f"round {number} as a command")
         for words in (("deploy", "prod"), ("rollback",)):
@@ -216,7 +216,7 @@ def _everything(site: HostSite) -> dict[tuple[str, str], str]:
     return found
 
 
-def _differences(
+def changed_files(
     before: dict[tuple[str, str], str], after: dict[tuple[str, str], str]
 ) -> list[str]:
     """Name every path that is new, gone or changed."""
