@@ -63,13 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     command("migrate", _migrate, "Bring the database's schema up to date.")
     command("schema", _schema, "Say which schema this release and the database have, as JSON.")
     copy = command("copy", _copy, "Copy a SQLite store into the empty PostgreSQL store.")
-    copy.add_argument(
+    what = copy.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--from",
         dest="source",
         type=Path,
-        required=True,
         metavar="PATH",
         help="the state directory, or the chat.db, of a service that is stopped",
+    )
+    what.add_argument(
+        "--check", action="store_true", help="only see that the PostgreSQL store is empty"
     )
     ctl = command("ctl", _ctl, "Give the running process an order; print its answer as JSON.")
     orders = ctl.add_subparsers(required=True, dest="order", metavar="ORDER")
@@ -182,6 +185,10 @@ def _copy(settings: Settings, arguments: argparse.Namespace) -> int:
                 "store.kind",
                 'must be "postgres": that is where copies go',
             )
+        if arguments.check:
+            kind.check_empty()
+            print(json.dumps({"empty": True}))
+            return 0
         copied = kind.copy_from(arguments.source)
     except (StoreError, CopyError) as error:
         return _complain(1, error, arguments.report)

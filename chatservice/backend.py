@@ -144,6 +144,18 @@ class Postgres:
 
         return asyncio.run(postgres_migrate.migrate_at(self._dsn))
 
+    def check_empty(self) -> None:
+        """See that a store can be copied into the database.
+
+        Raises:
+            StoreError, CopyError: it cannot.
+        """
+        import asyncio
+
+        from chatservice.store.copying import check_empty
+
+        asyncio.run(check_empty(self._dsn))
+
     def copy_from(self, place: Path) -> Copied:
         """Copy a stopped service's SQLite store into the database, which must be empty.
 

@@ -222,11 +222,22 @@ class Record:
         return max((*self.numbers, *installed), default=0) + 1
 
     def rollback_target(self, current: int, installed: Iterable[int]) -> int | None:
-        """Give the newest good release below the current one; None when there is none."""
-        return max(
-            (number for number in installed if number < current and number in self.good),
-            default=None,
+        """Give the good release that served before the current one; None when there is none.
+
+        That is what it was deployed in place of: a release that was rolled back from is not gone
+        back to. Where that is gone, or no more good, it is the newest good one below.
+        """
+        there = [number for number in installed if number < current and number in self.good]
+        deployed = (
+            one.before
+            for one in reversed(self.deployments)
+            if one.release == current
+            and one.action is Action.DEPLOY
+            and one.result is Outcome.GOOD
+            and one.before != current
         )
+        before = next(deployed, None)
+        return before if before in there else max(there, default=None)
 
 
 def parse_record(text: str) -> Record:

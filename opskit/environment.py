@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
@@ -39,6 +39,8 @@ SECRET_FILES: Final[Mapping[str, str]] = {
 
 `signing_key` is none of them: only opskit uses it, to sign the tokens of the smoke test.
 """
+SIGNING: Final = ("jwt_secret", "signing_key", "jwks")
+"""The secrets that tokens are signed with, or found by."""
 _MAX_PORT: Final = 65_535
 NODES: Final = "nodes"
 """The directory, below an environment's root, of the roots of its second node and the further."""
@@ -144,8 +146,11 @@ class Environment:
         layout = Layout(PurePosixPath(root or self.root))
         return {name: layout.secret(name) for name in SECRET_FILES if name in self.secrets}
 
-    def resolve_secrets(self) -> dict[str, Secret]:
-        """Fetch every secret, `signing_key` included; a generated one is made if need be.
+    def resolve_secrets(self, only: Collection[str] | None = None) -> dict[str, Secret]:
+        """Fetch secrets, `signing_key` included; a generated one is made if need be.
+
+        Args:
+            only: the names of those that are wanted; all by default.
 
         Raises:
             ConfigError: one is missing, empty, or not what it should be; says all of them.
@@ -153,6 +158,8 @@ class Environment:
         values: dict[str, Secret] = {}
         problems: list[Problem] = []
         for name, ref in self.secrets.items():
+            if only is not None and name not in only:
+                continue
             place = Path(self.layout.secret(name))
             try:
                 values[name] = resolve(ref, self.base_dir, generated=place)

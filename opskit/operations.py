@@ -21,7 +21,7 @@ from opskit.deploy.install import MARKER, LayerBuilder
 from opskit.deploy.plan import Event, Kind, Observer
 from opskit.deploy.step import Step
 from opskit.deployments import Action
-from opskit.environment import Environment
+from opskit.environment import SIGNING, Environment
 from opskit.fleet import Fleet
 from opskit.observe.deployment import follow
 from opskit.person import this_person
@@ -133,7 +133,7 @@ def rollback(
     Raises:
         ConfigError: a secret that the smoke test needs is missing.
     """
-    secrets = fleet.environment.resolve_secrets() if smoke else {}
+    secrets = fleet.environment.resolve_secrets(SIGNING) if smoke else {}
     act = _act(fleet, Action.ROLLBACK, observe, on_check, timing, secrets)
     act.wanted, act.smoke_gates = wanted, smoke
     resources = ExitStack()

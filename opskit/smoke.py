@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from chatservice.config import CHECKS_GRACE, Settings
 from checks.smoke import CheckResult, Report, SmokeTarget, run_smoke
-from opskit.environment import Environment
+from opskit.environment import SIGNING, Environment
 from opskit.failure import Failure
 from opskit.fleet import Fleet
 from opskit.layout import PROXY_AUTHORITY
@@ -143,5 +143,5 @@ def smoke_now(
         raise Failure(
             f"{environment.name}: nothing serves", hint=f"opskit deploy {environment.name}"
         )
-    secrets = environment.resolve_secrets()
+    secrets = environment.resolve_secrets(SIGNING)
     return smoke(fleet, secrets, number=serving.release, users=users, on_result=on_result)

@@ -23,7 +23,7 @@ from chatservice.config import AuthSettings
 from chatservice.identity import MAX_NAME
 from chatservice.routes import WORKSPACE_ID
 from opskit.durations import BadDuration, parse_duration
-from opskit.environment import Environment
+from opskit.environment import SIGNING, Environment
 from opskit.failure import Misuse
 
 Sign = Callable[..., str]
@@ -111,7 +111,7 @@ def issue(
         seconds = parse_duration(ttl)
     except BadDuration as error:
         raise Misuse(f"--ttl: {error}") from None
-    signs = signer(environment, environment.resolve_secrets())
+    signs = signer(environment, environment.resolve_secrets(SIGNING))
     try:
         token = signs.sign(user=user, workspaces=list(workspaces), name=name or None, ttl=seconds)
     except ValueError as error:

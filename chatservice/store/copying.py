@@ -87,6 +87,27 @@ GROUP BY w.id HAVING count(m.seq) <> w.seq - w.pruned OR max(m.seq) <> w.seq
 ORDER BY w.id LIMIT 1"""
 
 
+async def check_empty(dsn: str) -> None:
+    """See that something can be copied into a database: the service it comes from may run on.
+
+    Raises:
+        StoreError: PostgreSQL cannot be reached, or did not do it.
+        CopyError: it holds something already.
+    """
+    where = describe(dsn)
+    try:
+        connection = await asyncpg.connect(dsn, timeout=CONNECT_SECONDS)
+        try:
+            await migrate(connection, where=where)
+            await _require_empty(connection, where)
+        finally:
+            await connection.close()
+    except CopyError:
+        raise
+    except Exception as error:
+        raise store_error(error, where) from error
+
+
 async def copy_sqlite(place: Path, dsn: str, *, keep: int) -> Copied:
     """Copy the SQLite store at `place` into the PostgreSQL database, and prove that all is there.
 

@@ -32,6 +32,7 @@ class Move(Step):
     def apply(self, part: Part) -> str:
         """Stop and copy."""
         target = part.target
+        target.ask(part.number, "copy", "--check")  # while the service still runs
         part.act.moving = True
         ended = end(part, [one.pid for one in target.survey().processes])
         if ended:

@@ -133,6 +133,26 @@ def test_a_rollback_goes_to_the_newest_good_release_below() -> None:
     assert found.rollback_target(1, [1, 2, 3, 4, 5]) is None
 
 
+def test_a_rollback_goes_to_what_served_before_and_not_to_what_was_rolled_back_from() -> None:
+    """v3 was bad, so v2 came back, and v4 was deployed in its place: back from v4 means v2."""
+    acts = [
+        (Action.DEPLOY, 1, None),
+        (Action.DEPLOY, 2, 1),
+        (Action.DEPLOY, 3, 2),
+        (Action.ROLLBACK, 2, 3),
+        (Action.DEPLOY, 4, 2),
+    ]
+    found = Record(
+        tuple(
+            replace(ONE, id=f"a{index}", action=action, release=release, before=before)
+            for index, (action, release, before) in enumerate(acts)
+        )
+    )
+    assert found.rollback_target(4, [1, 2, 3, 4]) == 2
+    assert found.rollback_target(2, [1, 2, 3, 4]) == 1
+    assert found.rollback_target(4, [1, 3, 4]) == 3, "where v2 is gone, the newest below"
+
+
 def test_a_stop_is_no_verdict() -> None:
     """A release that was stopped stays as good as it was."""
     stopped = replace(ONE, id="a2", action=Action.STOP, release=None, before=1)

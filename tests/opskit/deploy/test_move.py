@@ -14,7 +14,7 @@ from opskit.failure import Failure, Misuse
 from opskit.tokens import issue
 from tests.opskit.conftest import SiteFactory
 from tests.opskit.deploy import dying
-from tests.opskit.site import Site
+from tests.opskit.site import Site, watched
 from tests.postgres_server import PostgresServer
 
 
@@ -122,6 +122,19 @@ def test_a_copy_that_is_refused_puts_the_service_back(site: Site) -> None:
     assert caught.value.status == 1
     assert site.serving == "v1"
     assert asyncio.run(say(site, "g")) == [7]
+
+
+def test_a_store_that_is_not_empty_is_noticed_while_the_service_runs(site: Site) -> None:
+    """It is not stopped for a copy that would be refused."""
+    site.deploy(move=True)
+    site.rollback(1)
+    pid = site.pid
+    site.change("again")
+    with watched(site) as unanswered:
+        with pytest.raises(Failure, match="is not empty"):
+            site.deploy(move=True)
+        assert unanswered() == []
+    assert site.pid == pid, "it was never stopped"
 
 
 def test_an_opskit_killed_after_the_copy_is_mended_onto_the_old_store(site: Site) -> None:
