@@ -31,20 +31,16 @@ GIVEN = '"messages": history.messages'
 
 
 class Meddling(Executor):
-    """Runs commands on a host, and does something just before the first one of a name, or after."""
+    """Runs commands on a host, and does something there just after the first one of a name."""
 
-    def __init__(self, executor: Executor, name: str, do: Callable[[], object], *, after: bool):
-        self._executor, self._name, self._do, self._after = executor, name, do, after
+    def __init__(self, executor: Executor, name: str, do: Callable[[], object]) -> None:
+        self._executor, self._name, self._do = executor, name, do
         self.host = executor.host
 
     def run(self, command: Command) -> Result:
-        due = command.name == self._name
-        if due:
-            self._name = ""
-        if due and not self._after:
-            self._do()
         result = self._executor.run(command)
-        if due and self._after:
+        if command.name == self._name:
+            self._name = ""
             self._do()
         return result
 
@@ -52,12 +48,11 @@ class Meddling(Executor):
         return self._executor.stream(command)
 
 
-def meddled(site: HostSite, name: str, do: Callable[[], object], *, after: bool) -> Failure:
-    """Deploy while something is done to a host before or after a command; gives how it failed."""
-    fleet = site.connect().through(lambda one: Meddling(one, name, do, after=after))
+def meddled(site: HostSite, name: str, do: Callable[[], object]) -> Failure:
+    """Deploy while something is done to a host after a command; gives how it failed."""
+    fleet = site.connect().through(lambda one: Meddling(one, name, do))
     with pytest.raises(Failure) as caught:
         site.run(site.prepare(fleet))
-    print(caught.value, caught.value.hint, *caught.value.lines, sep="\n")
     return caught.value
 
 
@@ -76,6 +71,7 @@ def failed_deploy(site: HostSite, status: int = 1) -> str:
     """Deploy as a person does; gives what that says, after it ended with an exit status."""
     done = site.opskit("deploy", "prod")
     said = done.stdout + done.stderr
+    print(said)
     assert done.returncode == status, said
     assert "Traceback" not in done.stdout
     return said
@@ -91,7 +87,6 @@ def test_a_release_that_crashes_at_start(served: HostSite) -> None:
     served.edit("__main__.py", IN_SERVE, "    raise RuntimeError('cannot start, on purpose')\n")
     with unnoticed(served):
         said = failed_deploy(served)
-    print(said)
     [host] = served.hosts
     why = r"v\d+ ended while it was starting: RuntimeError: cannot start, on purpose"
     assert re.search(rf"✗ {host.address}: {why}\n", said)
@@ -106,7 +101,6 @@ def test_a_release_that_hangs_at_start(served: HostSite) -> None:
     served.edit("__main__.py", IN_SERVE, "    import time\n\n    time.sleep(3600)\n")
     with unnoticed(served), pytest.raises(Failure) as caught:
         deploy(served, timing=Timing(start=4.0, end=2.0))
-    print(caught.value, caught.value.hint, caught.value.lines)
     why = r"v\d+ did not serve within 4 s: v\d+ \(pid \d+\) still serves"
     assert re.fullmatch(rf"{served.hosts[0].address}: {why}", str(caught.value))
     assert last(served).result is Outcome.UNDONE
@@ -117,7 +111,6 @@ def test_a_release_that_answers_health_and_fails_its_smoke_test(served: HostSite
     served.edit("admission.py", GIVEN, f"{GIVEN}[:-1]")
     with unnoticed(served):
         said = failed_deploy(served)
-    print(said)
     assert last(served).result is Outcome.UNDONE
     assert "✗ The GET API gives the same messages" in said
     assert re.search(r"next: to let it serve all the same: .* --no-smoke\n", said)
@@ -136,7 +129,7 @@ def test_an_upload_that_was_corrupted(served: HostSite) -> None:
         code.write_bytes(whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:])
 
     with unnoticed(served):
-        failure = meddled(served, "unpack", corrupt, after=True)
+        failure = meddled(served, "unpack", corrupt)
     assert failure.status == 1
     pattern = rf"{host.address}: \S+ is damaged: code/chatservice/room.py: FAILED"
     assert re.match(pattern, str(failure))
@@ -160,7 +153,6 @@ def test_a_disk_that_is_full(served: HostSite) -> None:
     try:
         with unnoticed(served):
             said = failed_deploy(served)
-        print(said)
         assert "No space left on device" in said
         assert last(served).result is Outcome.FAILED
     finally:
@@ -178,7 +170,6 @@ def test_a_secret_that_cannot_be_one(served: HostSite) -> None:
         said = failed_deploy(served, status=2)
     finally:
         served.secret("jwt_secret", good)
-    print(said)
     assert re.search(r"environments.yaml:\d+: .*jwt_secret.*has 9 bytes", said)
     assert "too short" not in said
 
@@ -193,7 +184,6 @@ def test_a_wrong_password_of_the_database(three: HostSite, lab_postgres: Postgre
     try:
         with unnoticed(three):
             said = failed_deploy(three)
-        print(said)
         assert [place.read_text().strip() for place in places] == [good] * 3
         assert re.search(r"password authentication failed for user .guarded", said)
         assert "wr0ng" not in said
@@ -219,16 +209,16 @@ def test_a_host_that_vanishes_in_the_middle_of_its_switch(three: HostSite) -> No
     with watched(three) as watcher:
         said = failed_deploy(three, status=3)
         plug.join()
-        print(said)
         watcher.await_more()
     assert watcher.noticed() == UNNOTICED
     name = before[0]
     assert f"{second.address}: " in said
     command = f"rollback {name} --env prod"
     assert re.search(rf"run: .* {command}\n", said)
+    first, third = (host.address for host in three.hosts[::2])
+    assert f"put back on {first}, {third}, where {name} serves; not on {second.address}\n" in said
     assert three.serving == [name, None, name]
-    second.start(alive=second._alive)
-    second.wait()
+    second.power_cycle()
     act = deploy(three)
     assert three.serving == [act.name] * 3
     assert leftovers(three) == []
