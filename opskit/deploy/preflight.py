@@ -165,5 +165,8 @@ def how_it_will_go(facts: Facts) -> str:
         return "it is silent: its members will be cut, and come back"
     count = control.get("connections")
     if "last_start" in control:
-        return f"{count} connections will move"
-    return f"{count} members will be asked to come back (it does not hand connections over)"
+        return f"{count} connection{'s' * (count != 1)} will move"
+    return (
+        f"{count} member{'s' * (count != 1)} will be asked to come back (it does not hand "
+        "connections over)"
+    )
