@@ -97,7 +97,7 @@ class RemoteSite:
         replaced = self._write_secrets(secrets)
         try:
             self.executor.check(files.unpack(place, _archive(rendered)))
-            changes = self._switch(name, incoming, release)
+            changes = self._switch(name, incoming, release, probes=RUN in rendered)
         except Failure:
             if replaced:
                 self.executor.check(secret_files.restore(self.root / "secrets"))
@@ -115,7 +115,7 @@ class RemoteSite:
             Failure: a program does not run from it. What was live before is live still.
         """
         self.require_provisioned()
-        return self._switch("", "", release)
+        return self._switch("", "", release, probes=False)
 
     def say_deployed(self, record: Record) -> None:
         """Have the exporter say what was deployed last."""
@@ -185,7 +185,7 @@ class RemoteSite:
             self.executor.check(secret_files.replace(path, value, group=USER))
         return bool(secrets)
 
-    def _switch(self, name: str, incoming: str, release: str) -> Changes | None:
+    def _switch(self, name: str, incoming: str, release: str, *, probes: bool) -> Changes | None:
         as_user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env")
         python = (python_of(self.environment), "-I", "-B")
         argvs = {
@@ -193,7 +193,7 @@ class RemoteSite:
             "amtool": (PROGRAMS["amtool"], "check-config", "@/alertmanager/alertmanager.yml"),
             "the probe": (*python, f"@/{RUN}", "--check"),
         }
-        if not probes(self.environment):
+        if not probes:
             del argvs["the probe"]
         checks = [{"name": name, "argv": (*as_user, *argv)} for name, argv in argvs.items()]
         order = {

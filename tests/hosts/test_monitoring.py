@@ -148,8 +148,18 @@ def test_a_host_watches_another_and_tells_of_its_death(
         broken = {"prometheus/rules/alerts.yml": "groups: [{name: a, rules: [{record: a}]}]\n"}
         with pytest.raises(Failure, match="promtool refuses the configuration") as refused:
             there.apply(valid | broken, {})
-    assert "alerts.yml" in "\n".join(refused.value.lines)
+        assert "alerts.yml" in "\n".join(refused.value.lines)
+        # amtool is content with this one, and Alertmanager is not.
+        told = "alertmanager/alertmanager.yml"
+        missing = valid[told].replace(
+            "http_config:", "http_config:\n          tls_config: {ca_file: /missing}"
+        )
+        with pytest.raises(Failure, match="alertmanager refuses the configuration") as refused:
+            there.apply(valid | {told: missing}, {})
+    assert "/missing" in "\n".join(refused.value.lines)
     assert live(watcher) == first
+    metrics = watcher.text("curl", "-s", "http://127.0.0.1:9093/metrics")
+    assert "\nalertmanager_config_last_reload_successful 1\n" in metrics
 
     # The chat service dies, and cannot come back.
     until(lambda: alerts(site)["watchdog"], "watched over")
