@@ -9,7 +9,7 @@ import msgspec
 from jwt.algorithms import HMACAlgorithm
 from jwt.api_jwt import PyJWT
 
-from chatservice import admission, connection, routes
+from chatservice import admission, routes, websocket
 from chatservice.actions import Action, ToMember
 from chatservice.auth import Authenticator
 from chatservice.connection import Connection
@@ -131,7 +131,7 @@ def query_token_ignored() -> None:
 
 def subprotocol_unanswered() -> None:
     """No subprotocol is chosen, so that browsers drop the connection."""
-    around(connection, "_select_subprotocol", lambda *_: None)
+    around(websocket, "_select_subprotocol", lambda *_: None)
 
 
 # --- origins ------------------------------------------------------------------------------
