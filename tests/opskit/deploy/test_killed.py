@@ -46,7 +46,7 @@ def test_a_deploy_killed_before_each_of_its_commands(site_factory: SiteFactory) 
     sites = [site_factory(), site_factory()]
     with ThreadPoolExecutor(2) as pool:
         ends = list(pool.map(killed_before_every_other, sites, (1, 2)))
-    assert min(ends) > 15, "it was killed at few points only"
+    assert min(ends) > 12, "it was killed at few points only"
 
 
 def killed_before_every_other(site: Site, first: int) -> int:
