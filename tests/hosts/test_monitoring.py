@@ -167,9 +167,9 @@ def test_a_host_watches_another_and_tells_of_its_death(
     chat.run("mv", "/opt/chat/releases/v1/run.py", "/opt/chat/releases/v1/run.away")
     died = time.monotonic()
     chat.run("systemctl", "kill", "--signal=KILL", "chat-prod.service")
-    told = receiver.wait("ChatDown", "prod", "firing", since=died)
-    assert told.authorization == f"Bearer {TOKEN}"
-    assert told.annotations["runbook_url"] == "docs/runbooks/ChatDown.md"
+    heard = receiver.wait("ChatDown", "prod", "firing", since=died)
+    assert heard.authorization == f"Bearer {TOKEN}"
+    assert heard.annotations["runbook_url"] == "docs/runbooks/ChatDown.md"
     assert "ChatDown" in names(site)
     assert site.opskit("alerts", "prod").returncode == 1
     mended = time.monotonic()

@@ -12,6 +12,7 @@ import pytest
 import uvloop
 
 from tests.chaos.conftest import seed as seed
+from tests.chaos.findings import Fault
 from tests.chaos.plan import Plan
 from tests.hosts.conftest import HostSites
 from tests.hosts.under_load import Deed, act_under_load
@@ -23,6 +24,8 @@ RATE = float(os.environ.get("HOSTS_RATE", "100"))
 ROUNDS = int(os.environ.get("HOSTS_ROUNDS", "0"))
 FAILING_ROUNDS = (2, 5, 8)
 """The rounds whose deploy brings a release that fails its smoke test."""
+CRASH_CALM = 15.0
+"""Seconds between two kills: more in half a minute count as a loop, and start without sockets."""
 SHORT = (Deed.DEPLOY, Deed.FAILING, Deed.ROLLBACK, Deed.FAILING)
 
 
@@ -79,3 +82,26 @@ async def test_nobody_notices_deploys_and_rollbacks(
     assert strangers.sent >= 10
     every = list(range(1, strangers.sent + 1))
     assert list(strangers.seen) == [every, every]
+
+
+async def test_crashes_leave_most_sockets_open_and_nothing_is_missed(
+    host_site: HostSites, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept by systemd: acknowledged is stored, and everybody is brought up to date.
+
+    A message may come again under its old number, which clients drop.
+    """
+    site = host_site(settings={"limits": {"connections_per_user": 100}})
+    wanted = (Deed.KILL,) * (ROUNDS or 2)
+    outcome = await act_under_load(site, plan(seed), wanted, patch=monkeypatch, calm=CRASH_CALM)
+    print(outcome)
+    assert [one.status for one in outcome.done] == [0] * len(wanted)
+    assert [one.how for one in outcome.crashes] == ["crash"] * len(wanted)
+    wrong = [
+        finding
+        for finding in outcome.verdict.findings
+        if finding.fault is not Fault.REPEAT or finding.where.endswith("(given)")
+    ]
+    assert not wrong, str(outcome)
+    assert not outcome.unsettled
+    assert outcome.kept > 0.5, str(outcome)

@@ -8,12 +8,14 @@ of its own, that reaches the host over SSH.
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Final
 
 import pytest
@@ -33,6 +35,8 @@ from tests.hosts.strangers import WORKSPACE, Strangers
 TOKEN_SECONDS: Final = 3600.0
 ARRIVALS: Final = 60.0
 """Devices a second; a TLS handshake costs both ends some 5 ms, and they share this machine."""
+UNIT: Final = "chat-prod.service"
+BACK_SECONDS: Final = 60.0
 ENTERING_SECONDS: Final = 120.0
 SETTLE_SECONDS: Final = 60.0
 OPSKIT_SECONDS: Final = 300.0
@@ -50,6 +54,7 @@ class Deed(StrEnum):
     DEPLOY = "deploy"
     FAILING = "failing deploy"
     ROLLBACK = "rollback"
+    KILL = "kill -9"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,22 @@ class Done:
     status: int
     said: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class Crash:
+    """What became of a process that was killed.
+
+    Attributes:
+        how: how the next one says that it started.
+        kept, lost: the sockets of members that stayed open, and that did not.
+        back: seconds until the next one served.
+    """
+
+    how: str
+    kept: int
+    lost: int
+    back: float
 
 
 @dataclass(frozen=True)
@@ -75,6 +96,7 @@ class Judgement:
         unsettled: what was still not as it should be at the end.
         errors: error frames, by code.
         overview: the run in one line.
+        crashes: what became of each process that was killed.
     """
 
     done: Sequence[Done]
@@ -85,6 +107,13 @@ class Judgement:
     unsettled: str
     errors: Counter[str]
     overview: str
+    crashes: Sequence[Crash] = ()
+
+    @property
+    def kept(self) -> float:
+        """The share of sockets that stayed open over all crashes."""
+        whole = sum(one.kept + one.lost for one in self.crashes)
+        return sum(one.kept for one in self.crashes) / whole if whole else 1.0
 
     def __str__(self) -> str:
         """Everything for a person."""
@@ -100,6 +129,12 @@ class Judgement:
             f"connected, {self.strangers.sent} messages {self.strangers.ended or ''}",
             f"verdict: {self.verdict}",
         ]
+        if self.crashes:
+            back = sorted(one.back for one in self.crashes)
+            lines.append(
+                f"crashes: {len(back)}, sockets that stayed open {self.kept:.1%}, back after "
+                f"{back[len(back) // 2]:.2f} s (median), {back[-1]:.2f} s (most)"
+            )
         return "\n".join([*lines, *([f"unsettled: {self.unsettled}"] if self.unsettled else [])])
 
 
@@ -112,11 +147,14 @@ class Deeds:
     """The good releases, the one that serves last."""
     installed: int = 1
     done: list[Done] = field(default_factory=list)
+    crashes: list[Crash] = field(default_factory=list)
 
     def do(self, deed: Deed) -> None:
         """Do one thing; what fails is on record."""
         started = monotonic()
         match deed:
+            case Deed.KILL:
+                ran = self._kill()
             case Deed.ROLLBACK:
                 wanted = self.good[-2]
                 ran = self.site.opskit("rollback", f"v{wanted}", deadline=OPSKIT_SECONDS)
@@ -132,8 +170,29 @@ class Deeds:
                     self.site.edit(path, wrong, right)
                 elif ran.returncode == 0:
                     self.good.append(self.installed)
-        said = ran.stdout + ran.stderr
+        said = ran.stdout + ran.stderr if isinstance(ran.stdout, str) else ""
         self.done.append(Done(deed, ran.returncode, said, monotonic() - started))
+
+    def _kill(self) -> subprocess.CompletedProcess[str]:
+        """Kill the service, and wait until systemd has it back; keeps how many sockets stayed."""
+        host = self.site.hosts[0]
+        before = host.text("systemctl", "show", "--property=MainPID", UNIT)
+        started = monotonic()
+        host.text("systemctl", "kill", "--kill-who=main", "--signal=KILL", UNIT)
+        while True:
+            now = host.text("systemctl", "show", "--property=MainPID,ActiveState", UNIT)
+            serves = "ActiveState=active" in now and before.strip() not in now.split()
+            if serves or monotonic() - started > BACK_SECONDS:
+                break
+            sleep(0.02)
+        back = monotonic() - started
+        said = host.text(
+            "setpriv", "--reuid=chat", "--regid=chat", "--init-groups", "--reset-env",
+            "/usr/bin/python3", "-I", "/opt/chat/current/run.py", "ctl", "status",
+        )  # fmt: skip
+        last = json.loads(said)["last_start"]
+        self.crashes.append(Crash(last["started"], last["moved"], last["dropped"], back))
+        return subprocess.CompletedProcess((), 0 if serves else 1, now, "")
 
 
 async def act_under_load(
@@ -205,6 +264,7 @@ async def act_under_load(
         unsettled,
         errors_in(load.records),
         summary(load.records, Counter(str(one.deed) for one in doer.done)),
+        doer.crashes,
     )
 
 
