@@ -108,7 +108,7 @@ class ControlSocket:
 
     @property
     def _temporary(self) -> Path:
-        return self._path.with_name(f".{self._path.name}.{os.getpid()}")
+        return self._path.with_name(f".new{os.getpid()}")  # no longer: paths are bounded
 
     async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from chatservice.control import ControlError, ask, connect
+from chatservice.control import ControlError, ControlSocket, ask, connect
 from tests.chatservice.bystanders import Bystanders
 from tests.chatservice.newcomer import launcher
 from tests.chatservice.wire import (
@@ -253,3 +253,17 @@ def test_asking_where_nobody_answers_says_so(service_factory: ServiceFactory) ->
         with pytest.raises(ControlError, match=f"what answers at {path} is no chat service"):
             ask(path, "status")
         greeter.join()
+
+
+async def test_a_path_as_long_as_one_may_be_can_be_listened_at(tmp_path: Path) -> None:
+    """The socket is first made under another name, which is no longer (unix(7): 107 bytes)."""
+    directory = tmp_path / ("d" * (107 - len(str(tmp_path)) - len("//control.sock")))
+    directory.mkdir()
+    path = directory / "control.sock"
+    assert len(str(path)) == 107
+    control = ControlSocket(path, {})
+    control.bind()
+    control.open()
+    assert path.is_socket()
+    control.close(replaced=False)
+    assert list(directory.iterdir()) == []
