@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from chatservice.protocol import History, Message, ReadCursor, Welcome
 from tests.chaos.findings import Fault, Finding
-from tests.chaos.history import Reading, Record, Vantage
+from tests.chaos.history import Opening, Reading, Received, Record, Vantage
 from tests.chaos.ledger import Ledger, Stored
 
 
@@ -38,10 +38,17 @@ def _positions(record: Record) -> Iterator[int]:
 
 
 def _told(record: Record, ledger: Ledger) -> Iterator[Finding]:
-    """Follow what one device was told: a count covers all that it had been given by then."""
+    """Follow what one device was told: a count covers all that it had been given by then.
+
+    A device that begins from a number was given everything up to it, on another record.
+    """
     last = 0
     read = 0
-    for event in record.received():
+    for event in record.events:
+        if isinstance(event, Opening):
+            last = max(last, event.after or 0)
+        if not isinstance(event, Received):
+            continue
         frame = event.frame
         match frame:
             case Message(seq=seq):

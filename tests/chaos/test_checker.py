@@ -8,10 +8,13 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from chatservice.protocol import ReadCursor
+
 # These enter what they break in the table.
 from tests.chaos import breakage_delivery, breakage_presence, breakage_store  # noqa: F401
 from tests.chaos.breakage import BREAKAGES, Case, NotHere
 from tests.chaos.checker import Fault, Verdict, check
+from tests.chaos.history import Received
 from tests.chaos.world import GRACE, RULES, World
 
 OFTEN = ("connect", "send", "send_again", "read")
@@ -93,6 +96,27 @@ def test_nothing_is_wrong_with_a_perfect_run() -> None:
     assert verdict.looked_at["messages stored"] > 20
     assert verdict.looked_at["connections"] > 14
     assert str(verdict).startswith("clean, over 10 devices")
+
+
+def test_a_count_on_a_record_that_begins_from_a_number_covers_what_came_before_it() -> None:
+    world = World(1)
+    ann, bob = world.add("ann", 0, raw=True), world.add("bob", 0, raw=True)
+    world.connect(ann)
+    world.connect(bob)
+    world.send(ann)
+    world.read(bob)
+    world.send(ann)
+    bobs_next = world.add("bob", 0, raw=True, after=2)
+    world.connect(bobs_next)
+    # Another device's word of the cursor, before any message came on the new record.
+    cursor = Received(world.now, ReadCursor(1, 1))
+    bobs_next.record.events.append(cursor)
+    world.finish()
+    assert judged(case_of(world)).clean, str(judged(case_of(world)))
+    bobs_next.record.events[bobs_next.record.events.index(cursor)] = Received(
+        cursor.at, ReadCursor(1, 0)
+    )
+    assert judged(case_of(world)).faults == {Fault.UNREAD}
 
 
 @pytest.mark.parametrize("name", BREAKAGES)

@@ -99,8 +99,8 @@ class World:
 
     # --- who is there --------------------------------------------------------------------
 
-    def add(self, user: str, room: int, *, raw: bool) -> Device:
-        """A device that will take part; it does not connect yet."""
+    def add(self, user: str, room: int, *, raw: bool, after: int | None = None) -> Device:
+        """A device that will take part, from a number on or afresh; it does not connect yet."""
         name, workspace = f"{user}.{len(self.devices)}", self.rooms[room].name
         record = Record(
             name, user, person_name(user), workspace, Vantage.RAW if raw else Vantage.CLIENT
@@ -109,6 +109,8 @@ class World:
         if not raw:
             given = Record(f"{name} (given)", user, record.name, workspace, Vantage.EVENTS)
         device = Device(record, given)
+        if after is not None:
+            device.seq, device.fresh = after, False
         self.devices.append(device)
         self.rooms[room].devices.append(device)
         return device
