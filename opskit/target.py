@@ -21,6 +21,7 @@ from opskit.transport import CommandFailed, Executor
 
 NOT_FOUND: Final = 127
 """Exit status of a shell that finds no such program (POSIX)."""
+_LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,13 @@ class Target:
     def address(self) -> tuple[str, int]:
         """Where, on the host itself, the service answers."""
         bound = self.environment.settings.service
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
-        return host.get(bound.host, bound.host), bound.port
+        return _LOOPBACK.get(bound.host, bound.host), bound.port
 
     @property
-    def admin_port(self) -> int:
-        """The port of `/metrics`."""
-        return self.environment.settings.service.admin_port
+    def admin_address(self) -> tuple[str, int]:
+        """Where, on the host itself, `/metrics` is."""
+        bound = self.environment.settings.service
+        return _LOOPBACK.get(bound.admin_host, bound.admin_host), bound.admin_port
 
     def through(self, executor: Executor) -> Target:
         """Give the same target over another executor."""
@@ -72,13 +73,11 @@ class Target:
 
     def survey(self) -> Facts:
         """Look at everything that is there; changes nothing."""
-        host, port = self.address
         command = service.survey(
             self.root,
             python=self.python,
-            host=host,
-            port=port,
-            admin_port=self.admin_port,
+            address=self.address,
+            admin=self.admin_address,
             unit=self.supervisor.unit,
         )
         try:

@@ -92,13 +92,27 @@ def end(root: PurePosixPath, pids: Sequence[int], *, python: str, seconds: float
 
 
 def survey(
-    root: PurePosixPath, *, python: str, host: str, port: int, admin_port: int, unit: str = ""
+    root: PurePosixPath,
+    *,
+    python: str,
+    address: tuple[str, int],
+    admin: tuple[str, int],
+    unit: str = "",
 ) -> Command:
-    """Look at everything that is there. `unit`: the systemd unit that shall be, on hosts."""
+    """Look at everything that is there.
+
+    Args:
+        root: the environment's.
+        python: the interpreter there.
+        address: host and port at which the service answers there.
+        admin: those at which it gives its metrics.
+        unit: the systemd unit that shall be, on hosts.
+    """
+    places = [str(part) for part in (*address, *admin)]
     return program(
         "survey",
         python,
-        (str(root), host, str(port), str(admin_port), *filter(None, [unit])),
+        (str(root), *places, *filter(None, [unit])),
         "look at what is there",
         changes=False,
     )

@@ -47,7 +47,8 @@ class Health(Step):
         if part.manifest and serving.commit not in ("", part.manifest.commit):
             raise Failure(f"{part.name} says it is commit {serving.commit}")
         if not serving.metrics:
-            raise Failure(f"{part.name} does not give its metrics on port {part.target.admin_port}")
+            host, port = part.target.admin_address
+            raise Failure(f"{part.name} does not give its metrics at {host}:{port}")
         part.port = serving.port
         if (status := facts.control) is None or status.get("pid") != part.pid:
             raise Failure(f"{part.name} does not answer on its control socket")

@@ -91,13 +91,12 @@ def merge(answers: Sequence[dict[str, Any]], *, by: Measure, limit: int) -> Rank
 
 
 def _ask(node: Target, by: str) -> dict[str, Any]:
-    bound = node.environment.settings.service
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(bound.admin_host, bound.admin_host)  # noqa: S104 - recognised, not bound
+    host, port = node.admin_address
     path = f"/top?by={by}&limit={_ASKED}"
     command = program(
         "ask_admin",
         node.python,
-        (host, str(node.admin_port), path),
+        (host, str(port), path),
         "ask the service for its top workspaces",
         changes=False,
     )

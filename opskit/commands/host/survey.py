@@ -1,7 +1,7 @@
 """Look at one environment on this host and print what is there, as one JSON object.
 
-Runs on the host with any Python from 3.11 on, as `python3 -I - ROOT HOST PORT ADMIN_PORT [UNIT]`;
-changes nothing. opskit/facts.py reads what it prints.
+Runs on the host with any Python from 3.11 on, as `python3 -I - ROOT HOST PORT ADMIN_HOST ADMIN_PORT
+[UNIT]`; changes nothing. opskit/facts.py reads what it prints.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import tomllib
 from collections.abc import Iterable
 from typing import Any
 
-Address = tuple[str, int, int]
-"""Host, port and admin port."""
+Address = tuple[str, int, str, int]
+"""Host and port, for clients and then for the metrics."""
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - recognised, not bound
 UNITS = "/etc/systemd/system"
 PROXY = "caddy.service"
@@ -65,20 +65,28 @@ def installed_tool(name: str) -> bool:
 
 
 def addresses(root: str, names_of_releases: Iterable[str], default: Address) -> list[Address]:
-    """Give the distinct (host, port, admin port) of the releases' settings; the default first."""
+    """Give the distinct addresses of the releases' settings; the default first."""
     settings = {text(f"{root}/releases/{name}/config/settings.toml") for name in names_of_releases}
     found = {address for each in settings if each and (address := address_of(each))}
     return [default, *sorted(found - {default})]
 
 
 def address_of(settings: str) -> Address | None:
-    """Give (host, port, admin port) of a settings file's text; None when it cannot be read."""
+    """Give the address in a settings file's text; None when it cannot be read.
+
+    One of an older release may not name the host of its metrics: that was loopback.
+    """
     try:
         service = tomllib.loads(settings)["service"]
-        host = LOOPBACK.get(service["host"], service["host"])
-        return host, int(service["port"]), int(service["admin_port"])
+        host, admin_host = service["host"], service.get("admin_host", "127.0.0.1")
+        return reached(host), int(service["port"]), reached(admin_host), int(service["admin_port"])
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def reached(host: str) -> str:
+    """Give where on this host a service answers that is bound to an address."""
+    return LOOPBACK.get(host, host)
 
 
 def incoming(root: str) -> list[str]:
@@ -248,10 +256,10 @@ def link(path: str) -> str | None:
 def answers(places: Iterable[Address]) -> list[Any]:
     """Give what answers at each public address, and whether it is ready."""
     found = []
-    for host, port, admin_port in places:
+    for host, port, admin_host, admin_port in places:
         version = get(host, port, "/version")
         if version is not None:
-            ready, metrics = get(host, port, "/readyz"), get("127.0.0.1", admin_port, "/metrics")
+            ready, metrics = get(host, port, "/readyz"), get(admin_host, admin_port, "/metrics")
             found.append(
                 {
                     "host": host,
@@ -264,12 +272,12 @@ def answers(places: Iterable[Address]) -> list[Any]:
     return found
 
 
-def main(root: str, host: str, port: str, admin_port: str, unit: str = "") -> None:
+def main(root: str, host: str, port: str, admin_host: str, admin_port: str, unit: str = "") -> None:
     """Look, and print."""
     nearest = existing(root)
     usage = os.statvfs(nearest)
     installed = releases(root)
-    wanted = (host, int(port), int(admin_port))
+    wanted = (host, int(port), admin_host, int(admin_port))
     json.dump(
         {
             "python": ".".join(map(str, sys.version_info[:3])),
@@ -294,10 +302,10 @@ def main(root: str, host: str, port: str, admin_port: str, unit: str = "") -> No
             "proxy": active(PROXY) if unit else None,
             "unit": not unit or os.path.exists(os.path.join(UNITS, unit)),
             "answers": answers(addresses(root, installed, wanted)),
-            "listeners": listeners(set(wanted[1:])),
+            "listeners": listeners({wanted[1], wanted[3]}),
             "bindable": {
                 str(number): bindable(address, number)
-                for address, number in ((host, wanted[1]), ("127.0.0.1", wanted[2]))
+                for address, number in ((host, wanted[1]), (admin_host, wanted[3]))
             },
         },
         sys.stdout,

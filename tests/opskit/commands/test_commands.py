@@ -90,8 +90,8 @@ def test_programs_go_to_the_host_on_standard_input() -> None:
     assert command.argv == (PYTHON, "-I", "-", "/opt/chat", "10", "12", "34")
     assert command.stdin.startswith(b'"""End processes')
     assert command.timeout > 10.0
-    survey = service.survey(ROOT, python=PYTHON, host="127.0.0.1", port=1, admin_port=2)
-    assert survey.argv == (PYTHON, "-I", "-", "/opt/chat", "127.0.0.1", "1", "2")
+    survey = service.survey(ROOT, python=PYTHON, address=("127.0.0.1", 1), admin=("10.0.0.5", 2))
+    assert survey.argv == (PYTHON, "-I", "-", "/opt/chat", "127.0.0.1", "1", "10.0.0.5", "2")
     assert not survey.changes
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import stat
 
 import pytest
@@ -168,3 +169,18 @@ def write_secret(site: Site, value: str) -> None:
     path = site.directory / "secret"
     path.touch(mode=0o600)
     path.write_text(value)
+
+
+def test_metrics_are_asked_for_at_the_address_that_is_theirs(site: Site) -> None:
+    """On hosts that is one of a private network; nothing is on 127.0.0.1 then."""
+    ports = {"port": site.port, "admin_port": site.admin_port}
+    site.configure(service={**ports, "admin_host": "127.0.0.2"})
+    act = site.deploy()
+    assert (act.name, site.serving) == ("v1", "v1")
+    serving = site.facts.serving
+    assert serving is not None
+    assert serving.metrics
+    with socket.create_server(("127.0.0.1", site.admin_port)):
+        assert site.facts.listener(site.admin_port) is not None
+        assert site.facts.bindable[site.admin_port] == "Address already in use"
+    assert json.loads(site.opskit("top", "dev", "--json").stdout)["workspaces"] == []
