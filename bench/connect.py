@@ -16,9 +16,7 @@ import argparse
 import asyncio
 import functools
 import itertools
-import json
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +24,11 @@ from typing import Any, Final
 
 import uvloop
 
+from bench.command_line import CommandLine
 from bench.load import Shape, Swarm
-from bench.machine import Cores, allow_descriptors, cpu_seconds, facts, memory_bytes
-from bench.member import LoadError
-from bench.report import Round, describe, median_of, progress, ratio, rounded, table
+from bench.machine import Cores, cpu_seconds, facts, memory_bytes
+from bench.report import Round, describe, median_of, of_rounds, progress, ratio, table
 from bench.servers import NAMES, OURS, Running, running
-from tests.service_process import ServiceFailed
 
 ROOM: Final = 10
 """Members a room. What a room costs is part of what a connection costs."""
@@ -145,81 +142,46 @@ def _compared(rounds: Rounds, name: str) -> str:
     return f"{speed:.2f}x as fast per CPU, {size:.2f}x the memory"
 
 
-def as_json(
-    rounds: Rounds, machine: dict[str, Any], cores: Cores, arguments: argparse.Namespace
-) -> str:
-    """Write everything for a script."""
+def compared(rounds: Rounds) -> dict[str, Any]:
+    """Give what a script gets: every server, ours beside each peer, and the target."""
     ours = median_of(rounds[OURS])["uss_kib_per_connection"]
     what = "KiB a connection (USS)"
-    return json.dumps(
-        {
-            "bench": "connect",
-            "machine": machine | {"placement": str(cores)},
-            "parameters": {
-                key: getattr(arguments, key) for key in ("connections", "handshakes", "rounds")
-            }
-            | {"room": ROOM},
-            "cells": [
-                {
-                    "server": name,
-                    "rounds": [rounded(r) for r in of_server],
-                    "median": rounded(median_of(of_server)),
-                }
-                for name, of_server in rounds.items()
-            ],
-            "ratios": [
-                {"peer": name}
-                | {key: round(ratio(rounds[OURS], of_peer, key), 2) for key in of_peer[0]}
-                for name, of_peer in rounds.items()
-                if name != OURS
-            ],
-            "targets": [
-                {"what": what, "target": TARGET_KIB, "got": ours, "met": ours <= TARGET_KIB}
-            ],
-        },
-        indent=2,
-    )
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="bench.connect", description=__doc__.splitlines()[0])
-    peers = [name for name in NAMES if name != OURS]
-    parser.add_argument(
-        "--connections", type=int, nargs=2, default=[1000, 5000], metavar="N",
-        help="idle ones held when memory is read, twice (1000 5000)",
-    )  # fmt: skip
-    parser.add_argument("--handshakes", type=int, default=2000, help="timed together (2000)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
-    parser.add_argument("--peers", nargs="*", default=peers, choices=peers)
-    parser.add_argument(
-        "--state-dir", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)"
-    )
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args(argv)
-    few, many = arguments.connections
-    if any(number % ROOM or number < ROOM for number in (few, many, arguments.handshakes)):
-        parser.error(f"--connections and --handshakes must be multiples of {ROOM}")
-    if few >= many or arguments.rounds < 1:
-        parser.error("--connections must grow, and --rounds must be positive")
-    return arguments
+    return {
+        "cells": [{"server": name, **of_rounds(of_server)} for name, of_server in rounds.items()],
+        "ratios": [
+            {"peer": name}
+            | {key: round(ratio(rounds[OURS], of_peer, key), 2) for key in of_peer[0]}
+            for name, of_peer in rounds.items()
+            if name != OURS
+        ],
+        "targets": [{"what": what, "target": TARGET_KIB, "got": ours, "met": ours <= TARGET_KIB}],
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench; give the exit status."""
-    arguments = parse(argv)
+    line = CommandLine("connect", __doc__)
+    peers = [name for name in NAMES if name != OURS]
+    line.add_argument(
+        "--connections", type=int, nargs=2, default=[1000, 5000], metavar="N",
+        help="idle ones held when memory is read, twice (1000 5000)",
+    )  # fmt: skip
+    line.positive("handshakes", 2000, "timed together (2000)")
+    line.positive("rounds", 3, "of which the median counts (3)")
+    line.add_argument("--peers", nargs="*", default=peers, choices=peers)
+    arguments = line.read(argv)
+    few, many = arguments.connections
+    if any(number % ROOM or number < ROOM for number in (few, many, arguments.handshakes)):
+        line.error(f"--connections and --handshakes must be multiples of {ROOM}")
+    if few >= many:
+        line.error("--connections must grow")
     cores = Cores()
-    try:
-        allow_descriptors()
-        with tempfile.TemporaryDirectory(prefix="b-", dir=arguments.state_dir) as scratch:
-            state_dir = Path(scratch)
-            machine = facts(state_dir)
-            rounds = run(arguments, cores, state_dir)
-    except (LoadError, ServiceFailed, OSError) as error:
-        print(f"bench.connect: {error}", file=sys.stderr)
-        return 1
+    with line.scratch(arguments) as directory:
+        machine = facts(directory)
+        rounds = run(arguments, cores, directory)
     if arguments.json:
-        print(as_json(rounds, machine, cores, arguments))
+        parameters = ("connections", "handshakes", "rounds")
+        print(line.report(arguments, machine, cores, parameters, room=ROOM, **compared(rounds)))
         return 0
     note = f"rounds: {arguments.rounds}, medians; rooms of {ROOM}; all on 127.0.0.1"
     print(as_text(rounds, machine, cores, note))

@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
-import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,16 +23,16 @@ from typing import Any, Final
 
 import uvloop
 
+from bench.command_line import CommandLine
 from bench.dialects import Chat
 from bench.load import Shape, Swarm
-from bench.machine import Cores, allow_descriptors, cpu_seconds, facts, memory_bytes
-from bench.member import LoadError
+from bench.machine import Cores, cpu_seconds, facts, memory_bytes
 from bench.report import describe, progress, table
 from bench.servers import LIFTED, TOKEN_SECONDS
 from chatservice.auth import sign
 from chatservice.control import ask
 from tests.chatservice.keeper import Keeper
-from tests.service_process import ServiceFailed, ServiceProcess
+from tests.service_process import ServiceProcess
 
 ROOM: Final = 20
 FEW: Final = 200
@@ -155,34 +153,22 @@ def as_text(figures: dict[str, dict[str, Any]], describe_machine: Callable[[], s
     return f"{describe_machine()}\n\n{table(header, rows)}"
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="bench.crash", description=__doc__.splitlines()[0])
-    parser.add_argument("--connections", type=int, default=2000, help="idle members (2000)")
-    parser.add_argument("--kills", type=int, default=3, help="in a row (3; more are not restored)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
-    parser.add_argument(
-        "--state-dir", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)"
-    )
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args(argv)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench; give its exit status."""
-    arguments = parse(argv)
-    allow_descriptors()
+    line = CommandLine("crash", __doc__)
+    line.positive("connections", 2000, "idle members (2000)")
+    line.positive("kills", 3, "in a row (3; more are not restored)")
+    line.positive("rounds", 3, "of which the median counts (3)")
+    arguments = line.read(argv)
+    if arguments.connections < FEW + ROOM:
+        line.error(f"--connections must be {FEW + ROOM} or more: it compares with {FEW}")
     cores = Cores()
     machine = facts(arguments.state_dir)
-    try:
-        with tempfile.TemporaryDirectory(dir=arguments.state_dir, prefix="bc") as directory:
-            figures = run(arguments, cores, Path(directory))
-    except (LoadError, ServiceFailed) as error:
-        print(f"bench.crash: {error}", file=sys.stderr)
-        return 1
+    with line.scratch(arguments) as directory:
+        figures = run(arguments, cores, directory)
     if arguments.json:
-        placed = machine | {"placement": str(cores)}
-        print(json.dumps({"bench": "crash", "machine": placed, "cells": figures}, indent=2))
+        parameters = ("connections", "kills", "rounds")
+        print(line.report(arguments, machine, cores, parameters, cells=figures))
     else:
         print(as_text(figures, functools.partial(describe, machine, cores)))
     return 0

@@ -12,21 +12,18 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import uvloop
 
+from bench.command_line import CommandLine, shape_of
 from bench.load import Measured, Shape, Swarm
-from bench.machine import Cores, allow_descriptors, cpu_seconds, facts
-from bench.member import LoadError
-from bench.report import Round, describe, median_of, progress, ratio, rounded, table
+from bench.machine import Cores, cpu_seconds, facts
+from bench.report import Round, describe, median_of, of_rounds, progress, ratio, table
 from bench.servers import BROADCAST, NAMES, OURS, running
-from tests.service_process import ServiceFailed
 
 SHAPES: Final = ("1x1000", "100x10", "1000x2")
 SATURATED: Final = "saturated"
@@ -40,19 +37,6 @@ TARGET_P99_MS: Final = 20.0
 
 Cells = dict[tuple[str, str, str], list[Round]]
 """The rounds of a shape, a load and a server."""
-
-
-def shape_of(text: str, publishers: int) -> Shape:
-    """Read `ROOMSxMEMBERS`.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    rooms, _, members = text.partition("x")
-    shape = Shape(int(rooms), int(members), min(publishers, int(members)))
-    if shape.rooms < 1 or shape.members < 1:
-        raise ValueError(text)
-    return shape
 
 
 def figures(measured: Measured) -> dict[str, float]:
@@ -183,77 +167,31 @@ def as_text(cells: Cells, machine: dict[str, Any], cores: Cores, notes: Sequence
     return "\n\n".join(parts)
 
 
-def as_json(
-    cells: Cells, machine: dict[str, Any], cores: Cores, arguments: argparse.Namespace
-) -> str:
-    """Write everything for a script."""
-    return json.dumps(
-        {
-            "bench": "fanout",
-            "machine": machine | {"placement": str(cores)},
-            "parameters": {
-                key: getattr(arguments, key)
-                for key in ("seconds", "rounds", "publishers", "window")
-            },
-            "cells": [
-                {
-                    "shape": shape,
-                    "load": load,
-                    "server": name,
-                    "rounds": [rounded(r) for r in rounds],
-                    "median": rounded(median_of(rounds)),
-                }
-                for (shape, load, name), rounds in cells.items()
-            ],
-            "ratios": ratios(cells),
-            "targets": verdicts(cells),
-        },
-        indent=2,
-    )
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="bench.fanout", description=__doc__.splitlines()[0])
-    peers = [name for name in NAMES if name != OURS]
-    parser.add_argument("--shape", nargs="+", default=list(SHAPES), metavar="ROOMSxMEMBERS")
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each window (2.5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
-    parser.add_argument("--peers", nargs="*", default=peers, choices=peers)
-    parser.add_argument("--publishers", type=int, default=10, help="most in a room (10)")
-    parser.add_argument(
-        "--window", type=int, default=1, help="messages of one publisher under way (1)"
-    )
-    parser.add_argument(
-        "--state-dir", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)"
-    )
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args(argv)
-    for text in arguments.shape:
-        try:
-            shape_of(text, arguments.publishers)
-        except ValueError:
-            parser.error(f"--shape {text}: expected ROOMSxMEMBERS, 100x10 for example")
-    if arguments.seconds <= 0 or min(arguments.rounds, arguments.publishers, arguments.window) < 1:
-        parser.error("--seconds, --rounds, --publishers and --window must be positive")
-    return arguments
+def of_cells(cells: Cells) -> list[dict[str, Any]]:
+    """Give what a script gets of every cell."""
+    return [
+        {"shape": shape, "load": load, "server": name, **of_rounds(rounds)}
+        for (shape, load, name), rounds in cells.items()
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench; give the exit status."""
-    arguments = parse(argv)
+    line = CommandLine("fanout", __doc__)
+    peers = [name for name in NAMES if name != OURS]
+    line.shapes(SHAPES)
+    line.windows(seconds=2.5, rounds=3)
+    line.positive("window", 1, "messages of one publisher under way (1)")
+    line.add_argument("--peers", nargs="*", default=peers, choices=peers)
+    arguments = line.read(argv)
     cores = Cores()
-    try:
-        allow_descriptors()
-        with tempfile.TemporaryDirectory(prefix="b-", dir=arguments.state_dir) as scratch:
-            state_dir = Path(scratch)
-            machine = facts(state_dir)
-            cells = run(arguments, cores, state_dir)
-    except (LoadError, ServiceFailed, OSError) as error:
-        print(f"bench.fanout: {error}", file=sys.stderr)
-        return 1
+    with line.scratch(arguments) as directory:
+        machine = facts(directory)
+        cells = run(arguments, cores, directory)
     if arguments.json:
-        print(as_json(cells, machine, cores, arguments))
+        parameters = ("seconds", "rounds", "publishers", "window")
+        found = {"cells": of_cells(cells), "ratios": ratios(cells), "targets": verdicts(cells)}
+        print(line.report(arguments, machine, cores, parameters, **found))
         return 0
     notes = [
         f"rounds: {arguments.rounds}, medians; {arguments.seconds:g} s for each load; up to "

@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +25,14 @@ import asyncpg
 import uvloop
 
 from bench.cluster import postgres, service
-from bench.machine import Cores, allow_descriptors, facts, memory_bytes
+from bench.command_line import CommandLine
+from bench.machine import Cores, facts, memory_bytes
 from bench.member import LoadError
-from bench.report import Round, describe, median_of, progress, rounded, table
+from bench.report import Round, describe, of_rounds, progress, table
 from chatservice.committer import Committer, Done, Failed
 from chatservice.store import Append
 from chatservice.store.postgres import PostgresStore
 from tests.postgres_server import PostgresServer
-from tests.service_process import ServiceFailed
 
 WARM_UP: Final = 2.0
 """Seconds of load before anything is measured."""
@@ -197,10 +195,7 @@ def run(
             "existing": existing,
             "active": min(arguments.active, existing),
             **{
-                what.replace(" ", "_").replace("-", "_"): {
-                    "rounds": [rounded(each) for each in rounds[existing, what]],
-                    "median": rounded(median_of(rounds[existing, what])),
-                }
+                what.replace(" ", "_").replace("-", "_"): of_rounds(rounds[existing, what])
                 for what in ("saturated", "half load", "start-up")
             },
         }
@@ -261,48 +256,23 @@ def as_text(cells: Sequence[dict[str, Any]], machine: dict[str, Any], cores: Cor
     return "\n\n".join([describe(machine, cores), table(header, rows), *["\n".join(lines)]])
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="bench.growth", description=__doc__.splitlines()[0])
-    parser.add_argument("--existing", nargs="+", type=int, default=[10, 1000, 100_000], metavar="N")
-    parser.add_argument("--active", type=int, default=1000, help="at the most (1000)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each window (5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
-    parser.add_argument(
-        "--state-dir", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)"
-    )
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args(argv)
-    if arguments.seconds <= 0 or min(arguments.rounds, arguments.active, *arguments.existing) < 1:
-        parser.error("--existing, --active, --seconds and --rounds must be positive")
-    return arguments
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench; give the exit status."""
-    arguments = parse(argv)
+    line = CommandLine("growth", __doc__)
+    line.windows(seconds=5.0, rounds=3)
+    line.positive("active", 1000, "at the most (1000)")
+    line.add_argument("--existing", nargs="+", type=int, default=[10, 1000, 100_000], metavar="N")
+    arguments = line.read(argv)
+    if min(arguments.existing) < 1:
+        line.error("--existing must be positive")
     cores = Cores(load=1)
-    try:
-        allow_descriptors()
-        with tempfile.TemporaryDirectory(prefix="b-", dir=arguments.state_dir) as scratch:
-            state_dir = Path(scratch)
-            state_dir.chmod(0o755)
-            machine = facts(state_dir)
-            with postgres(state_dir / "postgres", cores) as server:
-                cells = run(arguments, cores, state_dir, server)
-    except (LoadError, ServiceFailed, OSError) as error:
-        print(f"bench.growth: {error}", file=sys.stderr)
-        return 1
+    with line.scratch(arguments) as directory:
+        machine = facts(directory)
+        with postgres(directory / "postgres", cores) as server:
+            cells = run(arguments, cores, directory, server)
     if arguments.json:
-        parameters = {key: getattr(arguments, key) for key in ("seconds", "rounds")}
-        report = {
-            "bench": "growth",
-            "machine": machine | {"placement": str(cores)},
-            "parameters": parameters,
-            "cells": cells,
-            "targets": verdicts(cells),
-        }
-        print(json.dumps(report, indent=2))
+        found = {"cells": cells, "targets": verdicts(cells)}
+        print(line.report(arguments, machine, cores, ("seconds", "rounds"), **found))
     else:
         print(as_text(cells, machine, cores))
     return 0

@@ -15,10 +15,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import functools
-import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,16 +24,16 @@ from typing import Any, Final
 
 import uvloop
 
+from bench.command_line import CommandLine
 from bench.dialects import Chat
 from bench.load import Shape, Swarm
-from bench.machine import Cores, allow_descriptors, facts
-from bench.member import LoadError
+from bench.machine import Cores, facts
 from bench.report import describe, progress, table
 from bench.servers import LIFTED, TOKEN_SECONDS
 from chatservice.auth import sign
 from chatservice.control import ask
 from chatservice.descriptors import SPARE
-from tests.service_process import ServiceFailed, ServiceProcess
+from tests.service_process import ServiceProcess
 
 ROOM: Final = 20
 TARGET_CONNECTIONS: Final = 5000
@@ -137,53 +135,30 @@ def as_text(cells: Sequence[Cell], machine: dict[str, Any], cores: Cores, note: 
     return "\n\n".join((describe(machine, cores), note, table(header, rows), verdict(cells)))
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="bench.handover", description=__doc__.splitlines()[0])
-    parser.add_argument(
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the bench; give its exit status."""
+    line = CommandLine("handover", __doc__)
+    line.add_argument(
         "--connections", type=int, nargs="+", default=[1000, 5000, 18_000], metavar="N",
         help="members at a time (1000 5000 18000)",
     )  # fmt: skip
-    parser.add_argument("--handovers", type=int, default=5, help="in a row (5)")
-    parser.add_argument("--rate", type=float, default=200.0, help="messages a second (200)")
-    parser.add_argument(
-        "--state-dir", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)"
-    )
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the bench; give its exit status."""
-    arguments = parse(argv)
-    allow_descriptors()
+    line.positive("handovers", 5, "in a row (5)")
+    line.positive("rate", 200.0, "messages a second (200)")
+    arguments = line.read(argv)
     cores = Cores()
     machine = facts(arguments.state_dir)
+    started = time.monotonic()
+    with line.scratch(arguments) as directory:
+        cells = run(arguments, cores, directory)
+    if arguments.json:
+        found = {"cells": cells, "seconds": round(time.monotonic() - started, 1)}
+        print(line.report(arguments, machine, cores, ("handovers", "rate"), **found))
+        return 0
     note = (
         f"rooms of {ROOM}, {arguments.rate:g} messages/s, {arguments.handovers} handovers in a "
         f"row; {SPARE} descriptors and the half-open are kept free"
     )
-    started = time.monotonic()
-    try:
-        with tempfile.TemporaryDirectory(dir=arguments.state_dir, prefix="bh") as directory:
-            cells = run(arguments, cores, Path(directory))
-    except (LoadError, ServiceFailed) as error:
-        print(f"bench.handover: {error}", file=sys.stderr)
-        return 1
-    if arguments.json:
-        print(
-            json.dumps(
-                {
-                    "bench": "handover",
-                    "machine": machine | {"placement": str(cores)},
-                    "cells": cells,
-                    "seconds": round(time.monotonic() - started, 1),
-                },
-                indent=2,
-            )
-        )
-    else:
-        print(as_text(cells, machine, cores, note))
+    print(as_text(cells, machine, cores, note))
     return 0
 
 

@@ -13,10 +13,8 @@ import argparse
 import contextlib
 import functools
 import itertools
-import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,14 +22,15 @@ from typing import Any, Final
 
 import uvloop
 
+from bench.command_line import CommandLine, shape_of
 from bench.dialects import Chat
-from bench.fanout import figures, shape_of
+from bench.fanout import figures
 from bench.load import Swarm
-from bench.machine import Cores, allow_descriptors, cpu_seconds, facts
+from bench.machine import Cores, cpu_seconds, facts
 from bench.member import LoadError
-from bench.report import Round, describe, median_of, progress, ratio, rounded, table
+from bench.report import Round, describe, median_of, of_rounds, progress, ratio, table
 from bench.servers import LIFTED, NEVER
-from tests.service_process import ServiceFailed, ServiceProcess
+from tests.service_process import ServiceProcess
 
 COUNTED: Final = "counted"
 UNCOUNTED: Final = "uncounted"
@@ -135,59 +134,28 @@ def as_text(cells: dict[tuple[str, str], list[Round]], heading: str) -> str:
     return "\n\n".join([heading, table(header, rows), "\n".join(lines)])
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="bench.metrics", description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", nargs="+", default=list(SHAPES), metavar="ROOMSxMEMBERS")
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each window (2.5)")
-    parser.add_argument("--rounds", type=int, default=5, help="of which the median counts (5)")
-    parser.add_argument("--publishers", type=int, default=10, help="most in a room (10)")
-    parser.add_argument(
-        "--state-dir", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)"
-    )
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args(argv)
-    for text in arguments.shape:
-        try:
-            shape_of(text, arguments.publishers)
-        except ValueError:
-            parser.error(f"--shape {text}: expected ROOMSxMEMBERS, 100x10 for example")
-    if arguments.seconds <= 0 or min(arguments.rounds, arguments.publishers) < 1:
-        parser.error("--seconds, --rounds and --publishers must be positive")
-    return arguments
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench; give the exit status."""
-    arguments = parse(argv)
+    line = CommandLine("metrics", __doc__)
+    line.shapes(SHAPES)
+    line.windows(seconds=2.5, rounds=5)
+    arguments = line.read(argv)
     cores = Cores()
-    try:
-        allow_descriptors()
-        with tempfile.TemporaryDirectory(prefix="b-", dir=arguments.state_dir) as scratch:
-            machine = facts(Path(scratch))
-            cells = run(arguments, cores, Path(scratch))
-    except (LoadError, ServiceFailed, OSError) as error:
-        print(f"bench.metrics: {error}", file=sys.stderr)
-        return 1
+    with line.scratch(arguments) as directory:
+        machine = facts(directory)
+        cells = run(arguments, cores, directory)
     if not arguments.json:
         print(as_text(cells, describe(machine, cores)))
         return 0
-    report = {
-        "bench": "metrics",
-        "machine": machine | {"placement": str(cores)},
-        "parameters": {key: getattr(arguments, key) for key in ("seconds", "rounds", "publishers")},
+    found = {
         "cells": [
-            {
-                "shape": shape,
-                "server": name,
-                "rounds": [rounded(one) for one in rounds],
-                "median": rounded(median_of(rounds)),
-            }
+            {"shape": shape, "server": name, **of_rounds(rounds)}
             for (shape, name), rounds in cells.items()
         ],
         "targets": verdicts(cells),
     }
-    print(json.dumps(report, indent=2))
+    parameters = ("seconds", "rounds", "publishers")
+    print(line.report(arguments, machine, cores, parameters, **found))
     return 0
 
 

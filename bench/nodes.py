@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,14 +21,13 @@ from typing import Any, Final
 import uvloop
 
 from bench.cluster import Cluster, cluster, postgres
+from bench.command_line import CommandLine, shape_of
 from bench.dialects import Chat
-from bench.fanout import HALF, SATURATED, Cells, shape_of
+from bench.fanout import HALF, SATURATED, Cells, of_cells
 from bench.load import Measured, Shape, Swarm
-from bench.machine import Cores, allow_descriptors, facts
-from bench.member import LoadError
-from bench.report import Round, describe, median_of, progress, rounded, table
+from bench.machine import Cores, facts
+from bench.report import Round, describe, median_of, progress, table
 from tests.postgres_server import PostgresServer
-from tests.service_process import ServiceFailed
 
 SHAPES: Final = ("1x1000", "100x10", "1000x2")
 SQLITE: Final = "SQLite, 1 node"
@@ -155,75 +152,24 @@ def as_text(cells: Cells, machine: dict[str, Any], cores: Cores, notes: Sequence
     return "\n\n".join(parts)
 
 
-def as_json(
-    cells: Cells, machine: dict[str, Any], cores: Cores, arguments: argparse.Namespace
-) -> str:
-    """Write everything for a script."""
-    parameters = ("seconds", "rounds", "publishers", "window", "nodes")
-    return json.dumps(
-        {
-            "bench": "nodes",
-            "machine": machine | {"placement": str(cores)},
-            "parameters": {key: getattr(arguments, key) for key in parameters},
-            "cells": [
-                {
-                    "shape": shape,
-                    "load": load,
-                    "servers": name,
-                    "rounds": [rounded(each) for each in rounds],
-                    "median": rounded(median_of(rounds)),
-                }
-                for (shape, load, name), rounds in cells.items()
-            ],
-        },
-        indent=2,
-    )
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="bench.nodes", description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", nargs="+", default=list(SHAPES), metavar="ROOMSxMEMBERS")
-    parser.add_argument("--nodes", nargs="+", type=int, default=[1, 2, 4], metavar="N")
-    parser.add_argument("--seconds", type=float, default=2.5, help="of each window (2.5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
-    parser.add_argument("--publishers", type=int, default=10, help="most in a room (10)")
-    parser.add_argument(
-        "--window", type=int, default=1, help="messages of one publisher under way (1)"
-    )
-    parser.add_argument(
-        "--state-dir", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)"
-    )
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args(argv)
-    for text in arguments.shape:
-        try:
-            shape_of(text, arguments.publishers)
-        except ValueError:
-            parser.error(f"--shape {text}: expected ROOMSxMEMBERS, 100x10 for example")
-    counts = arguments.rounds, arguments.publishers, arguments.window, *arguments.nodes
-    if arguments.seconds <= 0 or min(counts) < 1:
-        parser.error("--seconds, --rounds, --publishers, --window and --nodes must be positive")
-    return arguments
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the bench; give the exit status."""
-    arguments = parse(argv)
+    line = CommandLine("nodes", __doc__)
+    line.shapes(SHAPES)
+    line.windows(seconds=2.5, rounds=3)
+    line.positive("window", 1, "messages of one publisher under way (1)")
+    line.add_argument("--nodes", nargs="+", type=int, default=[1, 2, 4], metavar="N")
+    arguments = line.read(argv)
+    if min(arguments.nodes) < 1:
+        line.error("--nodes must be positive")
     cores = Cores(load=1)
-    try:
-        allow_descriptors()
-        with tempfile.TemporaryDirectory(prefix="b-", dir=arguments.state_dir) as scratch:
-            state_dir = Path(scratch)
-            state_dir.chmod(0o755)
-            machine = facts(state_dir)
-            with postgres(state_dir / "postgres", cores) as server:
-                cells = run(arguments, cores, state_dir, server)
-    except (LoadError, ServiceFailed, OSError) as error:
-        print(f"bench.nodes: {error}", file=sys.stderr)
-        return 1
+    with line.scratch(arguments) as directory:
+        machine = facts(directory)
+        with postgres(directory / "postgres", cores) as server:
+            cells = run(arguments, cores, directory, server)
     if arguments.json:
-        print(as_json(cells, machine, cores, arguments))
+        parameters = ("seconds", "rounds", "publishers", "window", "nodes")
+        print(line.report(arguments, machine, cores, parameters, cells=of_cells(cells)))
         return 0
     notes = [
         f"rounds: {arguments.rounds}, medians; {arguments.seconds:g} s for each load; up to "

@@ -38,6 +38,11 @@ def rounded(figures: Mapping[str, float]) -> dict[str, float | None]:
     }
 
 
+def of_rounds(rounds: Sequence[Round]) -> dict[str, Any]:
+    """Give what a script gets of one cell: each round, and the median."""
+    return {"rounds": [rounded(each) for each in rounds], "median": rounded(median_of(rounds))}
+
+
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lay out rows under a header: the first column to the left, the others to the right."""
     lines = [list(header), *map(list, rows)]

@@ -1,6 +1,6 @@
 """Commits: how many batches and messages a second the SQLite store makes durable.
 
-    python bench/store.py [--seconds S] [--rounds N] [--state-dir DIR] [--json]
+    python -m bench.store [--seconds S] [--rounds N] [--state-dir DIR] [--json]
 
 One caller commits batch after batch and waits for each, as the server does: so a batch of 1 is
 the latency of a commit, and larger ones are what group commit makes of a backlog. Messages have
@@ -14,10 +14,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import itertools
-import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,8 +24,9 @@ from uuid import uuid4
 
 import uvloop
 
-from bench.machine import filesystem, fsync_seconds
-from bench.report import Round, median_of, progress, rounded, table
+from bench.command_line import CommandLine
+from bench.machine import facts
+from bench.report import Round, median_of, of_rounds, progress, table
 from chatservice.store import Append
 from chatservice.store.sqlite import SqliteStore
 
@@ -102,7 +101,7 @@ async def run(arguments: argparse.Namespace, directory: Path) -> dict[Cell, list
     return rounds
 
 
-def as_text(rounds: dict[Cell, list[Round]], disk: dict[str, Any]) -> str:
+def as_text(rounds: dict[Cell, list[Round]], machine: dict[str, Any]) -> str:
     """Write everything for a person."""
     header = ("workspaces", "batch", "commits/s", "messages/s", "p50 ms", "p99 ms")
     rows = []
@@ -118,56 +117,27 @@ def as_text(rounds: dict[Cell, list[Round]], disk: dict[str, Any]) -> str:
                 f"{m['p99_ms']:.2f}",
             )
         )
-    note = f"database on {disk['filesystem']}, one fsync takes {disk['fsync_ms']:g} ms"
+    note = f"database on {machine['filesystem']}, one fsync takes {machine['fsync_ms']:g} ms"
     return f"{note}\n\n{table(header, rows)}"
 
 
-def as_json(
-    rounds: dict[Cell, list[Round]], disk: dict[str, Any], arguments: argparse.Namespace
-) -> str:
-    """Write everything for a script."""
-    cells = [
-        {
-            "workspaces": count,
-            "batch": batch,
-            "rounds": [rounded(each) for each in measured],
-            "median": rounded(median_of(measured)),
-        }
-        for (count, batch), measured in rounds.items()
-    ]
-    parameters = {"seconds": arguments.seconds, "rounds": arguments.rounds}
-    report = {"bench": "store", "disk": disk, "parameters": parameters, "cells": cells}
-    return json.dumps(report, indent=2)
-
-
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="bench/store.py", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=1.5, help="for each figure (1.5)")
-    parser.add_argument("--rounds", type=int, default=3, help="of which the median counts (3)")
-    parser.add_argument(
-        "--state-dir", type=Path, default=Path("/var/tmp"), help="on a real disk (/var/tmp)"
-    )
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args(argv)
-    if arguments.seconds <= 0 or arguments.rounds < 1:
-        parser.error("--seconds must be above 0, and --rounds at least 1")
-    if not arguments.state_dir.is_dir():
-        parser.error(f"--state-dir: {arguments.state_dir} is no directory")
-    return arguments
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, and print what was measured."""
-    arguments = parse(argv)
-    with tempfile.TemporaryDirectory(dir=arguments.state_dir, prefix="bench-") as name:
-        directory = Path(name)
-        disk = {
-            "filesystem": filesystem(directory),
-            "fsync_ms": round(fsync_seconds(directory) * 1000, 3),
-        }
+    """Run the bench; give the exit status."""
+    line = CommandLine("store", __doc__)
+    line.positive("seconds", 1.5, "for each figure (1.5)")
+    line.positive("rounds", 3, "of which the median counts (3)")
+    arguments = line.read(argv)
+    with line.scratch(arguments) as directory:
+        machine = facts(directory)
         rounds = uvloop.run(run(arguments, directory))
-    print(as_json(rounds, disk, arguments) if arguments.json else as_text(rounds, disk))
+    if arguments.json:
+        cells = [
+            {"workspaces": count, "batch": batch, **of_rounds(figures)}
+            for (count, batch), figures in rounds.items()
+        ]
+        print(line.report(arguments, machine, None, ("seconds", "rounds"), cells=cells))
+    else:
+        print(as_text(rounds, machine))
     return 0
 
 

@@ -40,7 +40,7 @@ def reachable(postgres_server: PostgresServer, postgres_root: Path) -> Path:
 def test_nodes_share_rooms_and_every_message_is_delivered_once(reachable: Path) -> None:
     argv = ["--shape", "2x4", "--nodes", "1", "2", "--seconds", "0.3", "--rounds", "1"]
     report = report_of("bench.nodes", reachable, *argv)
-    assert [(cell["servers"], cell["load"]) for cell in report["cells"]] == [
+    assert [(cell["server"], cell["load"]) for cell in report["cells"]] == [
         (servers, load)
         for servers in ("SQLite, 1 node", "PostgreSQL, 1 node", "PostgreSQL, 2 nodes")
         for load in ("saturated", "half load")

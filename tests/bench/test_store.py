@@ -16,7 +16,7 @@ from tests.service_process import REPOSITORY
 def test_it_measures_every_cell_and_prints_json(tmp_path: Path) -> None:
     argv = ["--seconds", "0.02", "--rounds", "2", "--json", "--state-dir", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "bench/store.py", *argv],
+        [sys.executable, "-m", "bench.store", *argv],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
