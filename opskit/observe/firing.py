@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
-
-import httpx
+from typing import TYPE_CHECKING, Any, Final
 
 from opskit.environment import Environment
 from opskit.failure import Failure
-from opskit.observe.reach import client, reached
+
+if TYPE_CHECKING:
+    import httpx
 
 _HTTP: Final = 10.0
 _ORDER: Final = {"critical": 0, "warning": 1, "none": 2}
@@ -91,12 +91,27 @@ def look(environment: Environment) -> Seen:
     Raises:
         Failure: one of them does not answer.
     """
+    from opskit.observe.reach import client, reached  # here: it loads an HTTP client
+
     ports = environment.monitoring
     with reached(environment) as transport, client(transport, _HTTP) as asks:
         told = _get(environment, asks, ports.alertmanager_port, "Alertmanager", "/api/v2/alerts")
         rules = _get(environment, asks, ports.prometheus_port, "Prometheus", "/api/v1/alerts")
+    return seen_in(environment, told, rules["data"]["alerts"])
+
+
+def seen_in(
+    environment: Environment, told: Sequence[Mapping[str, Any]], rules: Sequence[Mapping[str, Any]]
+) -> Seen:
+    """Give what is seen in the answers of both.
+
+    Args:
+        environment: whose alerts.
+        told: what Alertmanager was told of, `/api/v2/alerts`.
+        rules: what Prometheus has in its rules, the `alerts` of `/api/v1/alerts`.
+    """
     alerts = [_told(one) for one in told]
-    alerts += [_pending(one) for one in rules["data"]["alerts"] if one["state"] == "pending"]
+    alerts += [_pending(one) for one in rules if one["state"] == "pending"]
     mine = [one for one in alerts if one.labels.get("environment") == environment.name]
     watchdog = any(one.name == "Watchdog" for one in mine)
     shown = [one for one in mine if one.name != "Watchdog"]
@@ -105,6 +120,8 @@ def look(environment: Environment) -> Seen:
 
 
 def _get(environment: Environment, asks: httpx.Client, port: int, who: str, path: str) -> Any:
+    import httpx
+
     try:
         answer = asks.get(f"http://127.0.0.1:{port}{path}")
         return answer.raise_for_status().json()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from opskit.environment import Environment
 from opskit.failure import Misuse
+from opskit.observe.places import home_of
 from opskit.observe.probe import Probe, deployment_metrics, export, probe, probe_metrics
 from opskit.observe.rendering import admin_on_loopback, render_monitoring
 from opskit.observe.site import Changes, MonitoringSite
@@ -49,14 +49,6 @@ def site_of(environment: Environment, *, file: Path | None = None) -> Monitoring
         probe=(*probing, environment.name),
         record=Path(environment.layout.deployments) if environment.target == "local" else None,
     )
-
-
-def home_of(environment: Environment) -> Path:
-    """Give the directory on this machine that an environment's monitoring lies in."""
-    if environment.target == "local":
-        return environment.root / "monitoring"
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "opskit" / environment.name / "monitoring"
 
 
 def watch(environment: Environment, site: MonitoringSite) -> Changes:

@@ -15,8 +15,8 @@ from opskit.commands import Command, files, provisioning
 from opskit.commands import monitoring as commands
 from opskit.environment import Environment
 from opskit.failure import Failure
+from opskit.observe.places import ROOT, root_of
 from opskit.observe.probing import probes
-from opskit.observe.reach import ROOT, root_of
 from opskit.observe.systemd import (
     UNITS,
     USER,

@@ -9,47 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Final
 
 import httpx
 
 from opskit.commands import monitoring as commands
 from opskit.environment import Environment
 from opskit.failure import Failure
-from opskit.host_names import name_of
+from opskit.observe.places import executor_of
 from opskit.transport import CommandFailed, Executor
-
-if TYPE_CHECKING:
-    from opskit.ssh import SshExecutor
-
-ROOT: Final = PurePosixPath("/opt/chat-monitoring")
-"""Where the monitoring of each environment lies on a monitoring host."""
-
-
-def root_of(environment: Environment) -> PurePosixPath:
-    """Give where an environment's monitoring lies on its monitoring host."""
-    return ROOT / environment.name
-
-
-def named(environment: Environment) -> str:
-    """Give the monitoring host as it is logged in to; empty where none is named.
-
-    One of the environment's own hosts is reached as that one is.
-    """
-    wanted = environment.monitoring.host or ""
-    for host in environment.hosts:
-        if name_of(host) == name_of(wanted):
-            return host
-    return wanted
-
-
-def executor_of(environment: Environment) -> SshExecutor:
-    """Give what runs commands on the monitoring host; it connects when it is needed."""
-    from opskit.ssh import SshExecutor, login_of
-    from opskit.ssh_connection import Address
-
-    return SshExecutor(Address.parse(named(environment)), login_of(environment))
 
 
 class NobodyListens(httpx.ConnectError):

@@ -23,6 +23,7 @@ from opskit.deployments import Record
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.observe.local import resolve_secrets
+from opskit.observe.places import executor_of, root_of
 from opskit.observe.probe import FILE as PROBED
 from opskit.observe.probe import deployment_metrics
 from opskit.observe.probing import (
@@ -33,7 +34,6 @@ from opskit.observe.probing import (
     probe_files,
     probes,
 )
-from opskit.observe.reach import executor_of, root_of
 from opskit.observe.rendering import render_monitoring
 from opskit.observe.site import RELEASES_KEPT, Changes
 from opskit.observe.systemd import PROGRAMS, UNITS, USER, daemons_of, unit_of

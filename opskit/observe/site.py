@@ -30,6 +30,7 @@ import httpx
 from opskit.failure import Failure
 from opskit.monitoring_file import Monitoring
 from opskit.observe.daemons import Daemon, program, said
+from opskit.observe.places import note_of
 from opskit.secrets import Secret, create_private
 from opskit.staging import sync
 
@@ -136,7 +137,7 @@ class MonitoringSite:
             name: Daemon(
                 name=name,
                 argv=argv,
-                note=self.root / "run" / f"{name}.json",
+                note=note_of(self.root, name),
                 log=self.root / "log" / f"{name}.log",
                 ready=Answering(ready[name]),
             )

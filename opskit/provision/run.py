@@ -75,7 +75,7 @@ def nodes_of(environment: Environment) -> list[Node]:
     Each is connected to when it is needed.
     """
     # Here: what they are built on takes long to load.
-    from opskit.observe.reach import named
+    from opskit.observe.places import named
     from opskit.ssh import SshExecutor, login_of
     from opskit.ssh_connection import Address
 

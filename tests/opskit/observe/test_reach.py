@@ -11,8 +11,9 @@ import httpx
 import pytest
 
 from opskit.environment import Environment, load_environments
+from opskit.observe.places import named, root_of
 from opskit.observe.provisioning import warnings
-from opskit.observe.reach import Loopback, NobodyListens, client, named, root_of
+from opskit.observe.reach import Loopback, NobodyListens, client
 from opskit.observe.rendering import scrape_addresses
 from opskit.observe.silence import NotWatched, silence
 from opskit.problems import ConfigError
