@@ -128,6 +128,14 @@ class Facts:
         """Give who listens on a port."""
         return next((one for one in self.listeners if one.port == port), None)
 
+    def beyond(self, nodes: int) -> list[int]:
+        """Give the further nodes that lie here, though there shall be no more than `nodes`."""
+        return sorted(number for number in self.nodes if number > nodes)
+
+    def running_beyond(self, nodes: int) -> list[int]:
+        """Give those of them that still run."""
+        return [number for number in self.beyond(nodes) if self.nodes[number]]
+
 
 def parse_survey(text: str, *, host: str = "host") -> Facts:
     """Read what `commands/host/survey.py` prints.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from opskit.environment import Environment
+from opskit.facts import Facts
 from opskit.failure import Misuse
 from opskit.supervision import Detached, Systemd
 from opskit.target import Target
@@ -66,22 +67,55 @@ def connect(environment: Environment) -> Fleet:
     """
     environment.require_deployable()
     if environment.target == "local":
-        return Fleet(environment, tuple(_local_nodes(environment)))
+        wanted = _wanted(environment)
+        return Fleet(environment, tuple(_local_nodes(environment, wanted, alone=len(wanted) == 1)))
     return Fleet(environment, tuple(_hosts(environment)))
 
 
-def _local_nodes(environment: Environment) -> list[Target]:
+def surplus(environment: Environment, seen: Facts) -> list[Target]:
+    """Give the nodes of this machine that still run, though the environment has fewer now.
+
+    Args:
+        environment: as it is configured now.
+        seen: what was seen on its first node.
+    """
+    if environment.target != "local":
+        return []
+    return _local_nodes(environment, seen.running_beyond(environment.nodes), alone=False)
+
+
+def with_surplus(fleet: Fleet) -> Fleet:
+    """Give all that runs: the nodes, and with them those that the environment no longer has.
+
+    Raises:
+        Failure: the first node could not be looked at.
+    """
+    environment = fleet.environment
+    if environment.target != "local":
+        return fleet
+    more = fleet.lead.survey().running_beyond(environment.nodes)
+    if not more:
+        return fleet
+    numbers = [*_wanted(environment), *more]
+    return Fleet(environment, tuple(_local_nodes(environment, numbers, alone=False)))
+
+
+def _wanted(environment: Environment) -> range:
+    return range(1, environment.nodes + 1)
+
+
+def _local_nodes(environment: Environment, numbers: Sequence[int], *, alone: bool) -> list[Target]:
+    """Give nodes of this machine, which is the name of one that is `alone`."""
     # The interpreter below opskit's virtual environment: what runs is the layer, nothing else.
     python = str(getattr(sys, "_base_executable", None) or sys.executable)
-    only = environment.nodes == 1
     return [
         Target(
             environment.node(number),
-            LocalExecutor("this machine" if only else f"node {number}"),
+            LocalExecutor("this machine" if alone else f"node {number}"),
             Detached(environment.node(number).layout, python),
             python,
         )
-        for number in range(1, environment.nodes + 1)
+        for number in numbers
     ]
 
 

@@ -22,7 +22,7 @@ from opskit.deploy.plan import Event, Kind, Observer
 from opskit.deploy.step import Step
 from opskit.deployments import Action
 from opskit.environment import SIGNING, Environment
-from opskit.fleet import Fleet
+from opskit.fleet import Fleet, with_surplus
 from opskit.observe.deployment import follow
 from opskit.person import this_person
 from opskit.problems import ConfigError, Problem
@@ -145,7 +145,15 @@ def rollback(
 def stop(
     fleet: Fleet, *, observe: Observer, drain: bool = False, timing: Timing = _TIMING
 ) -> Operation:
-    """Prepare to stop the service; with `drain`, its members are first sent away, paced."""
+    """Prepare to stop the service, nodes that the environment no longer has included.
+
+    With `drain` the members of these nodes, and of no others, are first sent away, paced.
+
+    Raises:
+        Failure: the first node could not be looked at.
+    """
+    if not drain:
+        fleet = with_surplus(fleet)
     act = _act(fleet, Action.STOP, observe, None, timing, {})
     return Operation(act, stop_steps(drain=drain), observe)
 

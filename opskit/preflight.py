@@ -13,6 +13,7 @@ from opskit.host_checks import inspect, inspect_address
 from opskit.layout import release_name
 from opskit.problems import ConfigError
 from opskit.secrets import Source, resolve
+from opskit.status import look_at_surplus, too_many
 from opskit.target import Target
 
 
@@ -39,7 +40,14 @@ def _examine(node: Target) -> list[Verdict]:
         facts = node.survey()
     except Failure as failure:
         return [*found, Verdict("reach", False, str(failure), failure.hint)]
-    return [*found, *verdicts(node.environment, facts), _store(node, facts)]
+    found += [*verdicts(node.environment, facts), *_surplus(node, facts)]
+    return [*found, _store(node, facts)]
+
+
+def _surplus(node: Target, facts: Facts) -> list[Verdict]:
+    """Tell of nodes that run though there shall be fewer: a deploy works, and ends them."""
+    what, then = too_many(node.environment, look_at_surplus(node.environment, facts))
+    return [Verdict("nodes", True, f"{what}: {then}")] if what else []
 
 
 def _secrets(environment: Environment) -> list[Verdict]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from opskit.deployments import Record, merge
 from opskit.environment import Environment
 from opskit.facts import Facts, HeldLease
 from opskit.failure import Failure
-from opskit.fleet import Fleet
+from opskit.fleet import Fleet, surplus
 from opskit.layout import release_name
 from opskit.render import diff, render
 from opskit.rendering import live_configuration
@@ -53,6 +53,15 @@ class NodeStatus:
         """Whether the release that shall serve does, and is ready."""
         serving = self.facts.serving
         return serving is not None and not serving.unready and serving.release == self.facts.current
+
+    @property
+    def where_it_runs(self) -> str:
+        """The release, processes and address of a node that runs."""
+        serving, processes = self.facts.serving, self.facts.processes
+        release = serving.release if serving else processes[-1].release
+        host, port = (serving.host, serving.port) if serving else self.target.address
+        pids = ", ".join(str(one.pid) for one in processes)
+        return f"{release_name(release)}, pid {pids}, {host}:{port}"
 
     @property
     def trouble(self) -> tuple[str, str]:
@@ -157,6 +166,8 @@ class Status:
     nodes: tuple[NodeStatus | Unreached, ...]
     certificate: float | None = None
     """Unix time at which the certificate that clients are shown ends; None where none is."""
+    surplus: tuple[NodeStatus, ...] = ()
+    """Nodes of this machine that still run, though the environment has fewer now."""
 
     @property
     def seen(self) -> list[NodeStatus]:
@@ -182,7 +193,7 @@ class Status:
             names = ", ".join(release_name(number) for number in sorted(releases))
             environment = self.fleet.environment.name
             return f"nodes serve different releases: {names}", f"opskit deploy {environment}"
-        return "", ""
+        return too_many(self.fleet.environment, self.surplus)
 
     @property
     def record(self) -> Record:
@@ -249,6 +260,7 @@ class Status:
             if self.certificate is None
             else datetime.fromtimestamp(self.certificate, UTC).isoformat(timespec="seconds"),
             "nodes": [node.to_json() for node in self.nodes],
+            "surplus": [node.to_json() for node in self.surplus],
         }
 
 
@@ -261,7 +273,37 @@ def look(fleet: Fleet) -> Status:
     nodes = tuple(fleet.each(_look_or_say_why))
     if len(nodes) == 1 and isinstance(nodes[0], Unreached):
         raise Failure(nodes[0].why, hint=nodes[0].hint)
-    return Status(fleet, nodes, _certificate(fleet.environment))
+    lead = nodes[0]
+    more = look_at_surplus(fleet.environment, lead.facts) if isinstance(lead, NodeStatus) else ()
+    return Status(fleet, nodes, _certificate(fleet.environment), more)
+
+
+def look_at_surplus(environment: Environment, seen: Facts) -> tuple[NodeStatus, ...]:
+    """Find out how the nodes are that still run, though the environment has fewer now.
+
+    Args:
+        environment: as it is configured now.
+        seen: what was seen on its first node.
+
+    Raises:
+        Failure: one could not be looked at.
+    """
+    found = [look_at(node) for node in surplus(environment, seen)]
+    return tuple(node for node in found if node.facts.processes)
+
+
+def too_many(environment: Environment, nodes: Sequence[NodeStatus]) -> tuple[str, str]:
+    """Say which nodes run though there shall be fewer, and what to do; empty for none."""
+    if not nodes:
+        return "", ""
+    which = "; ".join(f"{node.target.name} ({node.where_it_runs})" for node in nodes)
+    still = "still runs" if len(nodes) == 1 else "still run"
+    name, them = environment.name, "it" if len(nodes) == 1 else "them"
+    return (
+        f"{which} {still}, though `nodes` is {environment.nodes} at {environment.where('nodes')}",
+        f"opskit deploy {name} sends their members to the others and ends {them}; "
+        f"opskit stop {name} ends all",
+    )
 
 
 def _certificate(environment: Environment) -> float | None:

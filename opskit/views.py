@@ -46,6 +46,10 @@ def show_status(ui: Ui, status: Status) -> None:
         left = status.certificate - datetime.now(UTC).timestamp()
         ends = f"valid for {short(left)}" if left > 0 else paint("red", "expired")
         rows.insert(-2 if len(status.nodes) == 1 else len(rows), ("certificate", ends))
+    for node in status.surplus:
+        members = f", {(node.service or {}).get('connections', '?')} connections"
+        said = f"{node.target.name}: {node.where_it_runs}{members}"
+        rows.append(("too many", paint("yellow", said)))
     for name, text in rows:
         ui.say(f"  {paint('dim', f'{name:<{STEP_WIDTH}}')} {text}")
     if status.busy is not None:

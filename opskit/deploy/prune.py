@@ -112,5 +112,4 @@ class Prune(Step):
 
 def _surplus(part: Part) -> list[int]:
     """Give the nodes below this one that the environment no longer has."""
-    facts = part.after or part.looked
-    return [number for number in facts.nodes if number > part.act.environment.nodes]
+    return (part.after or part.looked).beyond(part.act.environment.nodes)
