@@ -160,6 +160,12 @@ def rollback(
     no_smoke: Annotated[
         bool, typer.Option("--no-smoke", help="Skip the smoke test: let it serve, come what may.")
     ] = False,
+    leave_data: Annotated[
+        bool,
+        typer.Option(
+            "--leave-data", help="Go to a release with another store; what was written since stays."
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Let an earlier release serve again."""
@@ -174,7 +180,12 @@ def rollback(
 
     def prepare(observe: Observer, on_check: OnCheck | None) -> Operation:
         return operations.rollback(
-            fleet, wanted, observe=observe, on_check=on_check, smoke=not no_smoke
+            fleet,
+            wanted,
+            observe=observe,
+            on_check=on_check,
+            smoke=not no_smoke,
+            leave_data=leave_data,
         )
 
     _carry_out(session.ui(), prepare, "Rolling back", fleet.environment, as_json)
@@ -270,7 +281,7 @@ def status(env: Env, as_json: Json = False) -> None:
     """Show how it is; exit status 1 when it does not serve."""
     from opskit.status import look
 
-    seen = look(session.fleet(env))
+    seen = look(session.fleet(env), watching=True)
     if as_json:
         _print(seen.to_json())
     else:

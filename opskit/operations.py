@@ -126,16 +126,19 @@ def rollback(
     observe: Observer,
     on_check: OnCheck | None = None,
     smoke: bool = True,
+    leave_data: bool = False,
     timing: Timing = _TIMING,
 ) -> Operation:
     """Prepare a rollback to a release, or to the last good one before the current.
+
+    With `leave_data` it may be one with another store, which has none of the messages since.
 
     Raises:
         ConfigError: a secret that the smoke test needs is missing.
     """
     secrets = fleet.environment.resolve_secrets(SIGNING) if smoke else {}
     act = _act(fleet, Action.ROLLBACK, observe, on_check, timing, secrets)
-    act.wanted, act.smoke_gates = wanted, smoke
+    act.wanted, act.smoke_gates, act.leave_data = wanted, smoke, leave_data
     resources = ExitStack()
     if smoke:
         resources.callback(_loading_the_smoke_test().join)

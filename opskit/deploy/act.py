@@ -105,7 +105,7 @@ class Act:
         wanted: the release that a rollback was asked for; None for the last good one.
         smoke_gates: whether the smoke test is run.
         move_data: whether the data moves into another store.
-        leave_data: whether it may be left behind in the old one.
+        leave_data: whether it may be left behind, in the store before or, in a rollback, after.
         parts: what is done to each node; the first one's is the lead.
         number: the release that is to serve.
         recorded: whether the point of no return was passed.

@@ -21,7 +21,7 @@ from types import FrameType
 from opskit.deploy.act import Act, InProgress, Part
 from opskit.deploy.step import Order, Step
 from opskit.deployments import Action
-from opskit.failure import Failure, Misuse, PersonNeeded
+from opskit.failure import Failure, Misuse, PersonNeeded, Unreachable
 from opskit.layout import release_name
 from opskit.lock import LeaseLost, LockHeld
 from opskit.problems import ConfigError
@@ -181,17 +181,12 @@ def _undo_all(act: Act, begun: list[tuple[Step, Part]], observe: Observer) -> Fa
     """Undo in reverse; gives the first failure, and goes on all the same."""
     stuck: Failure | None = None
     gone: list[Part] = []
-    for part in act.parts:
-        if part.lease is None:
-            continue
-        try:
-            ours = _still_ours(part)
-        except Failure as unreachable:
+    for part, ours in _ours_of(act):
+        if isinstance(ours, Failure):
             part.broken = True
-            stuck = stuck or unreachable
-            observe(Event(Kind.STUCK, "lock", str(unreachable), node=part.node))
-            ours = False
-        if not ours:
+            stuck = stuck or ours
+            observe(Event(Kind.STUCK, "lock", str(ours), node=part.node))
+        if ours is not True:
             gone.append(part)
     for step, part in reversed(begun):
         if part in gone:
@@ -206,9 +201,30 @@ def _undo_all(act: Act, begun: list[tuple[Step, Part]], observe: Observer) -> Fa
             stuck = stuck or failure
             seconds = time.monotonic() - started
             observe(Event(Kind.STUCK, step.name, str(failure), seconds, node))
+            if isinstance(error, Unreachable):  # the next step would wait for it as long
+                gone.append(part)
+    for part in gone:
+        if part.lease is not None:
+            part.lease.abandon()
         else:
             observe(Event(Kind.UNDONE, step.name, text, time.monotonic() - started, node))
     return stuck
+
+
+def _ours_of(act: Act) -> list[tuple[Part, bool | Failure]]:
+    """Make sure of every lease at once: a node that is silent holds up no other for longer."""
+    held = [part for part in act.parts if part.lease is not None]
+    if not held:
+        return []
+    with ThreadPoolExecutor(len(held), thread_name_prefix="undo") as pool:
+        return list(zip(held, pool.map(_ours_or_why_not, held), strict=True))
+
+
+def _ours_or_why_not(part: Part) -> bool | Failure:
+    try:
+        return _still_ours(part)
+    except BaseException as error:
+        return _on(_called(part), _as_failure(error))
 
 
 def _still_ours(part: Part) -> bool:
@@ -243,7 +259,7 @@ def _then(act: Act) -> str:
     again += " --move-data" * act.move_data + " --leave-data" * act.leave_data
     if act.action is Action.ROLLBACK:
         again = f"opskit rollback {act.name if act.number else ''}".rstrip()
-        again += f" --env {act.environment.name}"
+        again += f" --env {act.environment.name}" + " --leave-data" * act.leave_data
     empty = "give it an empty database, " * act.moving  # what was copied there grows old
     return f"{serves}put that right, {empty}then: {again}"
 

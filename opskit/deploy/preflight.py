@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from opskit.deploy.act import Part
 from opskit.deploy.step import Step
+from opskit.deployments import Action, Record
 from opskit.environment import Environment
 from opskit.facts import Facts
 from opskit.failure import Failure
@@ -153,10 +154,23 @@ class Preflight(Step):
                 f"{host}: " + "; ".join(one.detail for one in bad),
                 hint="; ".join(one.hint for one in bad),
             )
-        serving = facts.serving
-        now = f"{release_name(serving.release)} serves" if serving else "nothing serves yet"
-        way = f", {how_it_will_go(facts)}" if serving else ""
-        return f"{now}, {facts.free_bytes / 1e9:.0f} GB free{way}"
+        way = f", {how_it_will_go(facts)}" if facts.serving else ""
+        return f"{how_it_is(facts, part.record)}, {facts.free_bytes / 1e9:.0f} GB free{way}"
+
+
+def how_it_is(facts: Facts, record: Record) -> str:
+    """Say what serves; and where nothing does, whether anything did, and what a deploy starts."""
+    if facts.serving is not None:
+        return f"{release_name(facts.serving.release)} serves"
+    if facts.processes:
+        names = sorted({one.release for one in facts.processes})
+        said = " and ".join(release_name(number) for number in names)
+        return f"{said} {'runs' if len(names) == 1 else 'run'} and nothing answers"
+    if facts.current is None:
+        return "nothing serves yet"
+    last, name = record.last, release_name(facts.current)
+    how = "was stopped" if last is not None and last.action is Action.STOP else "does not run"
+    return f"{name} is current and {how}; this deploy starts it again, or a newer release"
 
 
 def how_it_will_go(facts: Facts) -> str:

@@ -7,6 +7,7 @@ from opskit.deploy.act import Act, Part
 from opskit.deploy.build import serves_now
 from opskit.deploy.install import MARKER, verify_installed
 from opskit.deploy.step import Order, Step
+from opskit.deploy.way_back import refuse_several_nodes, refuse_to_leave_messages
 from opskit.failure import Failure
 from opskit.layout import release_name
 
@@ -51,9 +52,10 @@ class Select(Step):
                     f"{one.target.name}: {act.name} has no readable manifest.json",
                     hint=_choices(act),
                 )
-        _refuse_newer_schema(part, current)
+        refuse_several_nodes(act, part)
+        elsewhere = refuse_to_leave_messages(part, part.before or current)
+        _refuse_newer_schema(part, None if elsewhere else current)
         act.each(_verify)
-        _tell_of_another_store(part, current)
         manifest = part.manifest
         assert manifest is not None
         differ = ", ".join(act.changed_secrets)
@@ -69,10 +71,13 @@ class Select(Step):
         act.number = number
         without = [one for one in act.parts if number not in one.looked.releases]
         if without:
+            there = [one for one in act.parts if one not in without]
+            if there:
+                refuse_several_nodes(act, there[0])
             where = ", ".join(one.node for one in without)
             raise Failure(
                 f"there is no release {act.name}" + (f" on {where}" if where else ""),
-                hint=_choices(act),
+                hint=_fewer(act, len(there)) if act.lead in there else _choices(act),
             )
         for one in act.parts:
             one.manifest = one.looked.releases[number]
@@ -81,6 +86,8 @@ class Select(Step):
         if current is None:
             raise Failure("nothing was deployed yet", hint=_deploy(act))
         target = act.record.rollback_target(current, act.installed)
+        if target is None:  # a node may have come later than a release that the first one has
+            target = act.record.rollback_target(current, act.lead.looked.releases)
         if target is None:
             raise Failure(
                 f"there is no good release before {release_name(current)} to roll back to",
@@ -108,23 +115,12 @@ def changed_since(part: Part) -> list[str]:
     return sorted(name for name in names if then.secrets.get(name) != part.fingerprints.get(name))
 
 
-def _tell_of_another_store(part: Part, current: int | None) -> None:
-    """Say what becomes of the messages, where the release has its own in another store."""
-    if current is None:
-        return
-    now, then = (part.target.settings_of(one).store.kind for one in (current, part.number))
-    if now != then:
-        part.note(
-            f"{part.name} has its messages in {then}, as they were when it served last; those "
-            f"written since are in {now}, stay there, and are not seen"
-        )
-
-
 def _refuse_newer_schema(part: Part, current: int | None) -> None:
     """Refuse a release that the database has left behind.
 
     The database is asked through the release that serves, which knows it; where that cannot
-    answer, through the one that is to serve.
+    answer, through the one that is to serve. Without `current`, which has another database, only
+    that one is asked.
 
     Raises:
         Failure: the release could not work with the database.
@@ -146,6 +142,15 @@ def _refuse_newer_schema(part: Part, current: int | None) -> None:
                 f"up to {needs}; nothing was changed",
             )
         return
+
+
+def _fewer(act: Act, nodes: int) -> str:
+    """Say how to go back to a release that only the first nodes have: others came later."""
+    environment = act.environment
+    if environment.target != "local":
+        return _choices(act)
+    back = f"opskit rollback {act.name} --env {environment.name}"
+    return f"write `nodes: {nodes}` at {environment.where('nodes')}, then: {back}"
 
 
 def _choices(act: Act) -> str:

@@ -9,12 +9,13 @@ import sys
 import pytest
 
 from chatservice.client import ChatClient
+from opskit import operations
 from opskit.deployments import Outcome
 from opskit.failure import Failure, Misuse
 from opskit.tokens import issue
 from tests.opskit.conftest import SiteFactory
 from tests.opskit.deploy import dying
-from tests.opskit.site import Site, watched
+from tests.opskit.site import TIMING, Site, get, quick_smoke, watched
 from tests.postgres_server import PostgresServer
 
 
@@ -35,6 +36,15 @@ def site(site_factory: SiteFactory, postgres_server: PostgresServer) -> Site:
 def client(site: Site) -> ChatClient:
     token = issue(site.environment, workspaces=["team"], user="ada", name="Ada", ttl="1h").token
     return ChatClient(site.environment.ws_url, workspace="team", token=token)
+
+
+def back_without(site: Site, wanted: int) -> None:
+    """Roll back to a release with another store, and leave the messages since behind."""
+    operation = operations.rollback(
+        site.fleet, wanted, observe=site.events.append, leave_data=True, timing=TIMING
+    )
+    operation.act.smoke = quick_smoke
+    operation.run()
 
 
 async def say(site: Site, *texts: str) -> list[int]:
@@ -108,11 +118,12 @@ def test_a_release_that_fails_after_the_move_is_undone_onto_the_old_store(site: 
 def test_a_copy_that_is_refused_puts_the_service_back(site: Site) -> None:
     """Where the new store is not empty, the copy is refused and v1 serves on its own."""
     site.deploy(move=True)
-    site.rollback(1)
+    back_without(site, 1)
+    moved = site.record.deployments[1]
     assert any(
         event.text
-        == "v1 has its messages in sqlite, as they were when it served last; those written since "
-        "are in postgres, stay there, and are not seen"
+        == "v1 serves the messages in SQLite as they were when it served last; those written "
+        f"since {moved.started} stay in PostgreSQL, are not lost, and are not seen"
         for event in site.events
     )
     asyncio.run(say(site, "f"))
@@ -127,7 +138,7 @@ def test_a_copy_that_is_refused_puts_the_service_back(site: Site) -> None:
 def test_a_store_that_is_not_empty_is_noticed_while_the_service_runs(site: Site) -> None:
     """It is not stopped for a copy that would be refused."""
     site.deploy(move=True)
-    site.rollback(1)
+    back_without(site, 1)
     pid = site.pid
     site.change("again")
     with watched(site) as unanswered:
@@ -146,4 +157,54 @@ def test_an_opskit_killed_after_the_copy_is_mended_onto_the_old_store(site: Site
     site.let_the_lease_end()
     site.rollback()
     assert site.serving == "v1"
+    assert asyncio.run(say(site, "f")) == [6]
+
+
+def test_going_back_to_the_old_store_is_refused_until_it_is_said_what_is_left(site: Site) -> None:
+    """Both stores, the messages since and both commands are named before anything is changed."""
+    site.deploy(move=True)
+    asyncio.run(say(site, "f"))
+    moved, pid = site.record.deployments[1], site.pid
+    refused = site.opskit("rollback", "--env", "dev", "--no-smoke")
+    assert refused.returncode == 2, refused.stdout
+    said = refused.stderr
+    assert "v1 has its messages in SQLite, and v2, which serves, in PostgreSQL" in said
+    assert f"those written since {moved.started} stay in PostgreSQL, are not lost" in said
+    assert "rollback v1 --env dev --leave-data (without them)" in said
+    assert (site.serving, site.pid, site.leftovers()) == ("v2", pid, [])
+    assert len(site.record.deployments) == 2, "nothing was done, so nothing is recorded"
+    done = site.opskit("rollback", "--env", "dev", "--no-smoke", "--leave-data")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert asyncio.run(say(site, "g")) == [6], "numbers go on after the five that SQLite has"
+    back_without(site, 2)
+    assert asyncio.run(say(site, "h")) == [7], "what was left in PostgreSQL is there again"
+
+
+def test_a_release_with_sqlite_is_no_way_back_for_several_nodes(site: Site) -> None:
+    """Where the number of nodes stands is said; with one, the rollback goes, and ends the other."""
+    site.nodes = 2
+    site.configure()
+    site.deploy(move=True)
+    second = site.fleet.nodes[1]
+    assert get(second.address[1], "/healthz") == (200, "ok\n")
+    for wanted in (None, 1):
+        with pytest.raises(Misuse) as caught:
+            site.rollback(wanted)
+        where = site.environment.where("nodes")
+        assert str(caught.value) == (
+            f"v1 cannot serve 2 nodes, which {where} asks for: its messages are in SQLite, a file "
+            "of one process"
+        )
+        assert caught.value.hint == (
+            f"write `nodes: 1` at {where} and leave the rest as it is, then: opskit rollback v1 "
+            "--env dev --leave-data (ends node 2, too)"
+        )
+        assert "stay in PostgreSQL, are not lost, and are not seen" in caught.value.lines[0]
+    assert site.serving == "v2"
+    assert site.leftovers() == []
+    site.nodes = 1
+    site.configure()
+    back_without(site, 1)
+    assert site.serving == "v1"
+    assert get(second.address[1], "/healthz") is None
     assert asyncio.run(say(site, "f")) == [6]

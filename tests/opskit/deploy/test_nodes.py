@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from opskit import operations
 from opskit.deploy.plan import Kind
-from opskit.deployments import Outcome
+from opskit.deployments import Action, Outcome
 from opskit.failure import Failure
+from opskit.preflight import examine
 from opskit.status import look
 from opskit.target import Target
 from tests.opskit.conftest import SiteFactory
@@ -184,6 +186,69 @@ def test_nodes_are_added_and_taken_away(site: Site, changed: bool) -> None:
     assert serving(site) == ["v2" if changed else "v1"]
     assert get(gone.address[1], "/healthz") is None
     assert not os.path.exists(gone.root)
+
+
+def test_a_node_too_many_is_told_of_and_stopped_with_the_others(site: Site) -> None:
+    """Status and check say which one runs, where, and what to do; stop ends it, and records it."""
+    site.deploy()
+    gone = site.fleet.nodes[1]
+    site.nodes = 1
+    site.configure()
+    status = look(site.fleet)
+    [node] = status.surplus
+    assert node.facts.serving is not None
+    pid, where = node.facts.serving.pid, site.environment.where("nodes")
+    what = (
+        f"node 2 (v1, pid {pid}, 127.0.0.1:{gone.address[1]}) still runs, though `nodes` is 1 at "
+        f"{where}"
+    )
+    then = "opskit deploy dev sends their members to the others and ends it; opskit stop dev ends "
+    assert status.trouble == (what, then + "all")
+    assert status.ok, "what shall serve does"
+    shown = site.opskit("status", "dev")
+    assert shown.returncode == 0, shown.stderr
+    assert f"node 2: v1, pid {pid}, 127.0.0.1:{gone.address[1]}, 0 connections" in shown.stdout
+    [verdict] = [one for one in examine(site.fleet) if one.name == "nodes"]
+    assert (verdict.ok, verdict.detail) == (True, f"{what}: {then}all")
+    site.stop()
+    assert get(gone.address[1], "/healthz") is None
+    assert site.serving is None
+    assert not os.path.exists(f"/proc/{pid}/exe")
+    for one in (site.target, gone):
+        assert [act.action for act in one.record().deployments] == [Action.DEPLOY, Action.STOP]
+    assert look(site.fleet).surplus == ()
+    assert site.stop().unchanged, "nothing is left to stop"
+
+
+def test_a_node_too_many_is_stopped_though_the_first_does_not_run(site: Site) -> None:
+    """It alone is ended; draining the first leaves it alone."""
+    site.deploy()
+    gone = site.fleet.nodes[1]
+    site.nodes = 1
+    site.configure()
+    operations.stop(site.fleet, observe=site.events.append, drain=True).run()
+    assert get(gone.address[1], "/healthz") == (200, "ok\n")
+    assert site.serving is None
+    done = site.opskit("stop", "dev")
+    assert done.returncode == 0, done.stderr
+    assert "stopped; the data stays" in done.stdout
+    assert get(gone.address[1], "/healthz") is None
+
+
+def test_a_release_that_a_later_node_lacks_is_no_way_back_for_both(site: Site) -> None:
+    """Of all that can be done the shortest is said: one node, and then the rollback."""
+    site.nodes = 1
+    site.configure()
+    site.deploy()
+    site.nodes = 2
+    site.configure()
+    site.change("two")
+    site.deploy()
+    with pytest.raises(Failure, match="there is no release v1 on node 2") as caught:
+        site.rollback()
+    where = site.environment.where("nodes")
+    assert caught.value.hint == f"write `nodes: 1` at {where}, then: opskit rollback v1 --env dev"
+    assert serving(site) == ["v2", "v2"]
 
 
 def test_whoever_locks_the_first_node_gets_all(site: Site) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from opskit.deploy.preflight import verdicts
+from opskit.deploy.preflight import how_it_is, verdicts
+from opskit.deployments import Action, Deployment, Outcome, Record
 from opskit.environment import Environment, load_environments
-from opskit.facts import Facts, Listener, Process
+from opskit.facts import Facts, Listener, Process, Serving
 from opskit.failure import Failure
 from tests.opskit.facts_of import EMPTY
 from tests.opskit.site import Site
@@ -90,6 +94,61 @@ def test_each_fault_is_seen(
     ((found, said, _),) = bad(environment, replace(FINE, **change))  # type: ignore[arg-type]
     assert found == name
     assert detail in said
+
+
+V12 = replace(FINE, current=12)
+STOPPED = Record(
+    (Deployment("i", Action.STOP, None, 12, "", "", False, "ann", "", 0, Outcome.GOOD),)
+)
+
+
+@pytest.mark.parametrize(
+    ("facts", "record", "said"),
+    [
+        (FINE, Record(), "nothing serves yet"),
+        (
+            replace(V12, serving=Serving(12, 1, "", "127.0.0.1", 1, "", True)),
+            Record(),
+            "v12 serves",
+        ),
+        (
+            V12,
+            Record(),
+            "v12 is current and does not run; this deploy starts it again, or a newer release",
+        ),
+        (
+            V12,
+            STOPPED,
+            "v12 is current and was stopped; this deploy starts it again, or a newer release",
+        ),
+        (replace(V12, processes=(Process(7, 12, 0.0),)), Record(), "v12 runs and nothing answers"),
+        (
+            replace(V12, processes=(Process(7, 12, 0.0), Process(8, 13, 1.0))),
+            Record(),
+            "v12 and v13 run and nothing answers",
+        ),
+    ],
+)
+def test_what_serves_or_did_is_said(facts: Facts, record: Record, said: str) -> None:
+    """That nothing serves yet is said only where nothing was deployed."""
+    assert how_it_is(facts, record) == said
+
+
+def test_a_deploy_after_a_kill_says_that_a_release_is_there(site: Site) -> None:
+    """The release that was killed is named; the deploy starts it again."""
+    site.deploy()
+    pid = site.pid
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while site.serving is not None or site.facts.processes:
+        assert time.monotonic() < deadline, site.log_tail()
+    site.deploy()
+    [said] = [one.text for one in site.events if one.step == "preflight" and one.text]
+    assert said.startswith(
+        "v1 is current and does not run; this deploy starts it again, or a newer release, "
+    )
+    assert site.serving == "v1"
+    assert site.pid != pid
 
 
 def test_a_port_in_use_stops_a_real_deploy(site: Site) -> None:
