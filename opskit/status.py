@@ -15,6 +15,7 @@ from opskit.facts import Facts, HeldLease
 from opskit.failure import Failure
 from opskit.fleet import Fleet, surplus
 from opskit.layout import release_name
+from opskit.observe.standing import Looking, Standing
 from opskit.render import diff, render
 from opskit.rendering import live_configuration
 from opskit.target import Target
@@ -167,6 +168,8 @@ class Status:
     certificate: float | None = None
     """Unix time at which the certificate that clients are shown ends; None where none is."""
     surplus: tuple[NodeStatus, ...] = ()
+    standing: Standing | None = None
+    """How it is watched; None where it is not, or that was not asked."""
     """Nodes of this machine that still run, though the environment has fewer now."""
 
     @property
@@ -260,22 +263,29 @@ class Status:
             if self.certificate is None
             else datetime.fromtimestamp(self.certificate, UTC).isoformat(timespec="seconds"),
             "nodes": [node.to_json() for node in self.nodes],
+            "monitoring": self.standing.to_json() if self.standing else None,
             "surplus": [node.to_json() for node in self.surplus],
         }
 
 
-def look(fleet: Fleet) -> Status:
+def look(fleet: Fleet, *, watching: bool = False) -> Status:
     """Find out how an environment is; a node out of reach is part of the answer.
+
+    Args:
+        fleet: its nodes.
+        watching: find out how it is watched, too.
 
     Raises:
         Failure: the only node is out of reach.
     """
+    begun = Looking(fleet.environment) if watching else None
     nodes = tuple(fleet.each(_look_or_say_why))
     if len(nodes) == 1 and isinstance(nodes[0], Unreached):
         raise Failure(nodes[0].why, hint=nodes[0].hint)
     lead = nodes[0]
     more = look_at_surplus(fleet.environment, lead.facts) if isinstance(lead, NodeStatus) else ()
-    return Status(fleet, nodes, _certificate(fleet.environment), more)
+    certificate = _certificate(fleet.environment)
+    return Status(fleet, nodes, certificate, more, begun.end() if begun else None)
 
 
 def look_at_surplus(environment: Environment, seen: Facts) -> tuple[NodeStatus, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from opskit.deployments import Deployment, Outcome, Record
 from opskit.durations import short
 from opskit.layout import release_name
+from opskit.observe.views import standing_rows
 from opskit.progress import STEP_WIDTH
 from opskit.status import NodeStatus, Status
 from opskit.ui import Ui
@@ -50,6 +51,8 @@ def show_status(ui: Ui, status: Status) -> None:
         members = f", {(node.service or {}).get('connections', '?')} connections"
         said = f"{node.target.name}: {node.where_it_runs}{members}"
         rows.append(("too many", paint("yellow", said)))
+    if status.standing is not None:
+        rows += standing_rows(ui, status.standing)
     for name, text in rows:
         ui.say(f"  {paint('dim', f'{name:<{STEP_WIDTH}}')} {text}")
     if status.busy is not None:

@@ -71,3 +71,10 @@ def ask(method: str, port: int, path: str, kind: str = "", body: str = "") -> Co
     what = f"ask port {port} of the host's loopback"
     arguments = (method, str(port), path, *more)
     return program("ask_http", PYTHON, arguments, what, changes=method != "GET", timeout=40.0)
+
+
+def survey(order: Mapping[str, Any], *, python: str = PYTHON, seconds: float = 15.0) -> Command:
+    """Look at what watches an environment; see `host/survey_monitoring.py`."""
+    what = "look at what watches it"
+    arguments = (json.dumps(order),)
+    return program("survey_monitoring", python, arguments, what, changes=False, timeout=seconds)

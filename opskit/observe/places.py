@@ -31,6 +31,16 @@ def home_of(environment: Environment) -> Path:
     return Path(state) / "opskit" / environment.name / "monitoring"
 
 
+def unit_of(name: str, environment: Environment) -> str:
+    """Give the unit, on a monitoring host, of a daemon or the probe."""
+    return f"opskit-{name}-{environment.name}.service"
+
+
+def timer_of(name: str, environment: Environment) -> str:
+    """Give the unit, on a monitoring host, that starts another one again and again."""
+    return f"opskit-{name}-{environment.name}.timer"
+
+
 def note_of(root: Path, daemon: str) -> Path:
     """Give the file of this machine that says which process a daemon is; stopped ones have none."""
     return root / "run" / f"{daemon}.json"

@@ -15,7 +15,7 @@ from opskit.commands import Command, files, provisioning
 from opskit.commands import monitoring as commands
 from opskit.environment import Environment
 from opskit.failure import Failure
-from opskit.observe.places import ROOT, root_of
+from opskit.observe.places import ROOT, root_of, unit_of
 from opskit.observe.probing import probes
 from opskit.observe.systemd import (
     UNITS,
@@ -24,7 +24,6 @@ from opskit.observe.systemd import (
     exporter_path,
     probe_units,
     sweep_units,
-    unit_of,
 )
 from opskit.provision import plan
 from opskit.provision.change import Change, file_diff

@@ -23,7 +23,7 @@ from opskit.deployments import Record
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.observe.local import resolve_secrets
-from opskit.observe.places import executor_of, root_of
+from opskit.observe.places import executor_of, root_of, unit_of
 from opskit.observe.probe import FILE as PROBED
 from opskit.observe.probe import deployment_metrics
 from opskit.observe.probing import (
@@ -36,7 +36,7 @@ from opskit.observe.probing import (
 )
 from opskit.observe.rendering import render_monitoring
 from opskit.observe.site import RELEASES_KEPT, Changes
-from opskit.observe.systemd import PROGRAMS, UNITS, USER, daemons_of, unit_of
+from opskit.observe.systemd import PROGRAMS, UNITS, USER, daemons_of
 from opskit.provision.rendering import python_of
 from opskit.secrets import Secret
 from opskit.transport import Executor
@@ -155,7 +155,7 @@ class RemoteSite:
     def probe(self) -> None:
         """Have the smoke test run there now, and not when its time has come."""
         if probes(self.environment):
-            unit = f"opskit-probe-{self.environment.name}.service"
+            unit = unit_of("probe", self.environment)
             self.executor.check(commands.start(unit, wait=False))
 
     def stop(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Final
 from opskit.commands.monitoring import PYTHON
 from opskit.environment import Environment
 from opskit.observe.daemons import Daemon
+from opskit.observe.places import timer_of, unit_of
 from opskit.observe.probing import RUN
 from opskit.observe.rendering import template
 from opskit.observe.site import MonitoringSite
@@ -29,11 +30,6 @@ _SLACK_SECONDS: Final = 60
 """How long a probe may take beyond its smoke test, before systemd ends it."""
 _LEFT_SECONDS: Final = 1200
 """For how long a workspace of a probe must be idle to be deleted: longer than any smoke test."""
-
-
-def unit_of(name: str, environment: Environment) -> str:
-    """Give the unit of a daemon."""
-    return f"opskit-{name}-{environment.name}.service"
 
 
 def daemons_of(environment: Environment, root: PurePosixPath) -> list[Daemon]:
@@ -84,9 +80,9 @@ def probe_units(
     environment: Environment, root: PurePosixPath, *, user: str = USER
 ) -> dict[str, str]:
     """Give the units of the probe by their names: what it runs, and its timer."""
-    name = environment.name
+    units = {"service": unit_of("probe", environment), "timer": timer_of("probe", environment)}
     values = {
-        "environment": name,
+        "environment": environment.name,
         "monitoring": environment.monitoring,
         "place": str(root),
         "user": user,
@@ -95,8 +91,8 @@ def probe_units(
         "probe_seconds": round(environment.smoke.timeout) + _SLACK_SECONDS,
     }
     return {
-        f"opskit-probe-{name}.{kind}": template(f"monitoring/probe.{kind}.j2").render(**values)
-        for kind in ("service", "timer")
+        name: template(f"monitoring/probe.{kind}.j2").render(**values)
+        for kind, name in units.items()
     }
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from opskit.observe.probe import Probe
     from opskit.observe.remote import RemoteSite
     from opskit.observe.site import Changes, MonitoringSite
+    from opskit.observe.standing import Program, Standing
     from opskit.observe.top import Ranking
 
 _STYLES = {"critical": "red", "warning": "yellow", "none": "dim"}
@@ -74,6 +75,55 @@ def show_stopped(ui: Ui, environment: Environment, ended: Sequence[str]) -> None
     said = f"ended {', '.join(ended)}" if ended else "nothing was running"
     ui.say(f"{ui.terminal.mark('done')} {ui.terminal.paint('bold', said)}")
     ui.suggest([(f"monitor {environment.name}", "watch it again")])
+
+
+# --- status -----------------------------------------------------------------------------------
+
+
+def standing_rows(ui: Ui, standing: Standing) -> list[tuple[str, str]]:
+    """Give the rows of `status` that are about watching: by what, and what fires."""
+    paint = ui.terminal.paint
+    rows = []
+    if standing.programs:
+        whole = ", ".join(_program(ui, one) for one in standing.programs)
+        where = f", on {standing.host}" if standing.host else ""
+        rows.append(("watched by", f"{whole}{where}"))
+        rows.append(("rules", _configuration(standing)))
+    alerts = paint("red", standing.silence) if standing.alerts is None else _firing(ui, standing)
+    if standing.next:
+        alerts += f"; {paint('cyan', 'next:')} {ui.runnable(standing.next)}"
+    rows.append(("alerts", alerts))
+    return rows
+
+
+def _program(ui: Ui, one: Program) -> str:
+    since = f" for {short(one.seconds)}" if one.seconds is not None else ""
+    if one.runs:
+        return f"{one.name}{since}"
+    return ui.terminal.paint("red", f"{one.name} {one.state}{since}")
+
+
+def _configuration(standing: Standing) -> str:
+    if not standing.configuration:
+        return "none yet"
+    whose = f"of {', '.join(standing.releases[-3:])}" if standing.releases else "of no release"
+    return f"{standing.configuration}, {whose}"
+
+
+def _firing(ui: Ui, standing: Standing) -> str:
+    """Give in one line what fires, the worst first."""
+    assert standing.alerts is not None
+    paint = ui.terminal.paint
+    firing = [one for one in standing.alerts.alerts if one.state == "firing"]
+    said = ", ".join(
+        f"{paint(_STYLES.get(one.severity, 'dim'), one.severity)} {paint('bold', one.name)} "
+        f"for {short(one.age)}"
+        for one in firing
+    )
+    if not standing.alerts.watchdog:
+        deaf = paint("red", "the watchdog does not fire, so that no other alert would be told")
+        return f"{said}; {deaf}" if said else deaf
+    return said or paint("green", "no alert fires")
 
 
 # --- alerts -----------------------------------------------------------------------------------
