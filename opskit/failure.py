@@ -26,6 +26,10 @@ class Failure(Exception):
         self.lines = tuple(lines)
 
 
+class Unreachable(Failure):
+    """The host was not reached, or is not any more: what became of it there is unknown."""
+
+
 class Misuse(Failure):
     """The command or the configuration is wrong. Exit status 2."""
 

@@ -6,6 +6,7 @@ owner died; nobody but its owner ever releases it.
 
 from __future__ import annotations
 
+import copy
 import json
 import secrets
 import threading
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import PurePosixPath
 
 from opskit.commands import Command, lock
-from opskit.failure import Failure
+from opskit.failure import Failure, Unreachable
 from opskit.transport import CommandFailed, Executor, Result
 
 TTL = 15.0
@@ -88,6 +89,7 @@ class Lease:
         self._holder = json.dumps(asdict(holder))
         self._ttl = ttl
         self._lost: LeaseLost | None = None
+        self._failed: Failure | None = None
         self._renewed = 0.0
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -114,12 +116,13 @@ class Lease:
         """Make sure that the lease is still ours.
 
         Raises:
-            LeaseLost: it is not, or nobody knows, since the host could not be reached.
+            LeaseLost: it is not, or nobody knows, since it could not be renewed.
+            Unreachable: nobody knows, since the host could not be reached.
         """
         if self._lost is None and time.monotonic() - self._renewed > self._ttl:
             self._renew()
             if self._lost is None and time.monotonic() - self._renewed > self._ttl:
-                raise LeaseLost(self._executor.host, None, why="it could not be renewed")
+                raise self._not_renewed()
         if self._lost is not None:
             raise self._lost
 
@@ -127,13 +130,15 @@ class Lease:
         """Ask the host whether the lease is still ours, and renew it.
 
         Raises:
-            LeaseLost: it is not, or the host cannot be reached.
+            LeaseLost: it is not, or nobody knows, since it could not be renewed.
+            Unreachable: nobody knows, since the host could not be reached.
         """
         renewed = self._renewed
         self._renew()
-        self.check()
+        if self._lost is not None:
+            raise self._lost
         if self._renewed == renewed:
-            raise LeaseLost(self._executor.host, None, why="it could not be renewed")
+            raise self._not_renewed()
 
     def lost_to(self, holder: Holder | None) -> LeaseLost:
         """Note that the host has refused a command for want of the lease."""
@@ -148,6 +153,10 @@ class Lease:
             self._executor.run(lock.release(self._root, self.token))
             self._thread = None
 
+    def abandon(self) -> None:
+        """Renew it no more, where the host cannot be reached: it ends there by itself."""
+        self._done.set()
+
     def fence(self, command: Command) -> Command:
         """Give the command that runs `command` only while the lease is ours."""
         return lock.fenced(command, self._root, self.token, ttl=self._ttl)
@@ -159,12 +168,23 @@ class Lease:
     def _renew(self) -> None:
         try:
             result = self._executor.run(lock.renew(self._root, self.token, ttl=self._ttl))
-        except Failure:
+        except Failure as failure:
+            self._failed = failure
             return  # the host may be reachable again before the lease ends
         if result.status == 0:
             self._renewed = time.monotonic()
         elif result.status == lock.HELD:
             self.lost_to(_held(result)[1])
+        else:
+            command = lock.renew(self._root, self.token, ttl=self._ttl)
+            self._failed = CommandFailed(self._executor.host, command, result)
+
+    def _not_renewed(self) -> Failure:
+        """Say why nobody knows whether the lease is ours."""
+        if isinstance(self._failed, Unreachable):
+            return copy.copy(self._failed)
+        why = f" ({self._failed})" if self._failed else ""
+        return LeaseLost(self._executor.host, None, why=f"it could not be renewed{why}")
 
     def _must(self, result: Result, command: Command) -> None:
         if result.status == lock.BUSY:

@@ -7,6 +7,7 @@ for: keys of an agent or in files let in.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import socket
 import threading
@@ -20,7 +21,7 @@ import fabric
 import paramiko
 
 from opskit import host_keys
-from opskit.failure import Failure
+from opskit.failure import Failure, Unreachable
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for each part of connecting: the network, the keys, the login."""
@@ -31,11 +32,11 @@ WATCH_PATIENCE = 15.0
 _PORT = 22
 
 
-class CannotConnect(Failure):
+class CannotConnect(Unreachable):
     """The host was not reached, or did not let us in."""
 
 
-class ConnectionLost(Failure):
+class ConnectionLost(Unreachable):
     """The connection broke while a command ran there."""
 
 
@@ -108,6 +109,7 @@ class Connection:
         self._login = login
         self._lock = threading.Lock()
         self._made: fabric.Connection | None = None
+        self._failed: tuple[float, Failure] | None = None
 
     @property
     def user(self) -> str:
@@ -117,15 +119,25 @@ class Connection:
     def transport(self) -> Any:
         """Give the connection, made if there is none that works.
 
+        Who waits while another thread tries in vain does not try again: a host that is silent
+        would be waited for by one after the other.
+
         Raises:
             CannotConnect: it could not be made.
             HostKeyRefused: the host is unknown, or another than the known one.
         """
+        asked = time.monotonic()
         with self._lock:
             if self._made is None or not _active(self._made):
                 self.close()
+                if self._failed is not None and self._failed[0] > asked:
+                    raise copy.copy(self._failed[1])
                 made = self._described()
-                self._open(made)
+                try:
+                    self._open(made)
+                except Failure as failure:
+                    self._failed = time.monotonic(), failure
+                    raise
                 self._made = made
                 transport = made.transport
                 threading.Thread(target=_watch, args=(transport,), daemon=True).start()
@@ -257,6 +269,10 @@ class Connection:
         if isinstance(error, TimeoutError) or "timed out" in str(error).lower():
             why = f"{name}: {where} does not answer within {CONNECT_TIMEOUT:g} s"
             return CannotConnect(why, hint="see that the host runs, and that no firewall drops SSH")
+        if isinstance(error, paramiko.SSHException) and _silent(error):
+            why = f"{name}: {where} takes the connection, and says nothing in {CONNECT_TIMEOUT:g} s"
+            hint = "see on its console whether it is frozen or out of memory, or its sshd stopped"
+            return CannotConnect(why, hint=hint)
         if isinstance(error, FileNotFoundError):
             why = f"{name}: {error.filename}: there is no such private key"
             return CannotConnect(why, hint="look at `identity_file` in environments.yaml")
@@ -297,6 +313,12 @@ def _ssh_config(path: Path | None) -> Any:
                 why, hint=f"see what ssh says of it: ssh -G -F {place} host"
             ) from None
     return config
+
+
+def _silent(error: paramiko.SSHException) -> bool:
+    """Say whether sshd was waited for in vain: for its greeting, or for its part in the keys."""
+    said = str(error).lower()
+    return "protocol banner" in said or "no existing session" in said
 
 
 def _active(connection: fabric.Connection) -> bool:

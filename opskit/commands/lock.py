@@ -5,6 +5,10 @@ hundredths of a second on the host's own uptime, which no clock adjustment moves
 reboot (another BOOT) ends. Everyone who changes the file holds flock on the root directory, so
 that of any number who try at once exactly one wins.
 
+On a full disk a deployment must still be able to undo itself, and a person to roll back. So an
+extension overwrites what is there, of the same length, and takes no room; and `<root>/spare` takes
+up some room that is given back to who needs the lock and finds none.
+
 What a script prints: on success nothing; when another holds the lease `LEFT`, the hundredths
 of a second until it ends, and the holder's line.
 """
@@ -20,6 +24,8 @@ HELD = 191
 """Exit status: the lease is another's. No program that opskit runs ends with it."""
 BUSY = 192
 """Exit status: flock was not to be had within ten seconds."""
+SPARE = 1024 * 1024
+"""Bytes of `<root>/spare`: a rollback writes a few KiB."""
 
 _PRELUDE = f"""
 root=$1 mine=$2 ttl=$3
@@ -32,10 +38,18 @@ if [ -e "$root/lock" ]; then
   {{ read -r boot until token; IFS= read -r holder; }} < "$root/lock"
 fi
 [ "$boot" = "$this_boot" ] && left=$((until - now))
+line() {{
+  printf '%s %-12s %s\\n' "$this_boot" "$((now + ttl))" "$mine"
+}}
 lease() {{
   umask 077
-  printf '%s %s %s\\n%s\\n' "$this_boot" "$((now + ttl))" "$mine" "$1" > "$root/.lock.new" &&
-  mv -fT "$root/.lock.new" "$root/lock"
+  {{ line; printf '%s\\n' "$1"; }} | cat > "$root/.lock.new" &&
+  mv -fT "$root/.lock.new" "$root/lock" && return
+  rm -f "$root/.lock.new"
+  return 1
+}}
+extend() {{
+  line 1<> "$root/lock"
 }}
 lost() {{
   printf '%s\\n%s\\n' "$left" "$holder"
@@ -47,19 +61,19 @@ _ACQUIRE = """
 mkdir -p -m 700 "$1" || exit 1
 {prelude}
 [ "$token" != "$mine" ] && [ "$left" -gt 0 ] && lost
-lease "$4"
+lease "$4" 2> /dev/null || {{ rm -f "$root/spare"; lease "$4"; }}
 """
 
 _RENEW = """
 {prelude}
 [ "$token" = "$mine" ] || lost
-lease "$holder"
+extend
 """
 
 _FENCED = """
 {prelude}
 [ "$token" = "$mine" ] || lost
-lease "$holder" || exit
+extend || exit
 exec 9<&-
 shift 3
 exec "$@"
@@ -69,12 +83,14 @@ _RELEASE = """
 {prelude}
 [ "$token" = "$mine" ] || lost
 rm -f "$root/lock"
+[ -e "$root/spare" ] || fallocate -l {spare} "$root/spare" 2> /dev/null || rm -f "$root/spare"
 """
 
 
 def _script(text: str, root: PurePosixPath, token: str, ttl: float, *more: str) -> tuple[str, ...]:
     hundredths = str(round(ttl * 100))
-    return script(text.format(prelude=_PRELUDE.strip("\n")), str(root), token, hundredths, *more)
+    text = text.format(prelude=_PRELUDE.strip("\n"), spare=SPARE)
+    return script(text, str(root), token, hundredths, *more)
 
 
 def acquire(root: PurePosixPath, token: str, holder: str, *, ttl: float) -> Command:
@@ -88,7 +104,7 @@ def renew(root: PurePosixPath, token: str, *, ttl: float) -> Command:
 
 
 def release(root: PurePosixPath, token: str) -> Command:
-    """Give the lease up, if it is still ours."""
+    """Give the lease up, if it is still ours; see that there is a spare for the next."""
     return Command(_script(_RELEASE, root, token, 0), "release the lock", "unlock")
 
 
