@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,12 +19,13 @@ from opskit.environment import Environment, load_environments
 from opskit.fleet import Fleet, connect
 from tests.hosts.machine import Host
 from tests.service_process import REPOSITORY
+from tests.source_tree import SourceTree
 
 TIMING = Timing(start=30.0, end=5.0)
 
 
 @dataclass
-class HostSite:
+class HostSite(SourceTree):
     """The environment `prod` on real hosts, deployed from a source tree of its own.
 
     Attributes:
@@ -80,24 +80,6 @@ class HostSite:
         }
         text = json.dumps({"environments": {"prod": environment}}, indent=1)  # JSON is YAML, too
         self.file.write_text(text, encoding="utf-8")
-
-    def restore(self) -> None:
-        """Make the source what it was at first."""
-        source, skip = self.directory / "chatservice", shutil.ignore_patterns("__pycache__")
-        shutil.rmtree(source, ignore_errors=True)
-        shutil.copytree(REPOSITORY / "chatservice", source, ignore=skip)
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        """Change the source; fails when what is to be changed is not there."""
-        file = self.directory / "chatservice" / path
-        text = file.read_text(encoding="utf-8")
-        assert text.count(old) == 1, f"{path} holds {old!r} {text.count(old)} times"
-        file.write_text(text.replace(old, new), encoding="utf-8")
-
-    def change(self, word: str) -> None:
-        """Make the next release differ from the one before."""
-        with (self.directory / "chatservice" / "__init__.py").open("a", encoding="utf-8") as file:
-            file.write(f"# {word}\n")
 
     # --- opskit -------------------------------------------------------------------------------
 

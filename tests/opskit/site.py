@@ -10,7 +10,6 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -31,12 +30,13 @@ from opskit.facts import Facts
 from opskit.fleet import Fleet, connect
 from opskit.target import Target
 from tests.service_process import REPOSITORY, free_ports
+from tests.source_tree import SourceTree
 
 TIMING = Timing(start=30.0, end=5.0)
 
 
 @dataclass
-class Site:
+class Site(SourceTree):
     """One environment, `dev`, under a directory of its own.
 
     Attributes:
@@ -84,24 +84,6 @@ class Site:
         # JSON is YAML, too.
         text = json.dumps({"environments": {"dev": environment}}, indent=1)
         self.file.write_text(text, encoding="utf-8")
-
-    def restore(self) -> None:
-        """Make the source what it was at first."""
-        source, skip = self.directory / "chatservice", shutil.ignore_patterns("__pycache__")
-        shutil.rmtree(source, ignore_errors=True)
-        shutil.copytree(self.pristine, source, ignore=skip)
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        """Change the source of the chat service; fails when what is to be changed is not there."""
-        file = self.directory / "chatservice" / path
-        text = file.read_text(encoding="utf-8")
-        assert text.count(old) == 1, f"{path} holds {old!r} {text.count(old)} times"
-        file.write_text(text.replace(old, new), encoding="utf-8")
-
-    def change(self, word: str) -> None:
-        """Make the next release differ from the one before."""
-        with (self.directory / "chatservice" / "__init__.py").open("a", encoding="utf-8") as file:
-            file.write(f"# {word}\n")
 
     # --- opskit -------------------------------------------------------------------------------
 
