@@ -13,8 +13,20 @@ import pytest
 
 from tests.postgres_server import PostgresServer, postgres_programs
 from tests.service_process import ServiceProcess
+from tests.workers import WholeFiles, longest_first
 
 ServiceFactory = Callable[..., ServiceProcess]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WholeFiles:
+    """Divide the tests between workers, where there are some."""
+    return WholeFiles(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes longest, where there are workers."""
+    if hasattr(config, "workerinput"):
+        longest_first(items)
 
 
 @pytest.fixture
