@@ -21,7 +21,8 @@ done
 """
 _STOP = """
 for unit in "$@"; do
-  systemctl is-active --quiet "$unit" || continue
+  # A oneshot that is at work is `activating`: is-active --quiet would not call it active.
+  case "$(systemctl is-active "$unit")" in active | activating | reloading) ;; *) continue ;; esac
   systemctl stop "$unit" && echo "$unit" || exit
 done
 """
@@ -45,10 +46,11 @@ def restart_if_active(unit: str) -> Command:
     return Command(argv, f"start {unit} anew, if it runs", "restart-unit", timeout=120.0)
 
 
-def start(unit: str, *, wait: bool = True) -> Command:
-    """Start a unit, and wait until it has started (a oneshot: until it has ended)."""
+def start(*units: str, wait: bool = True) -> Command:
+    """Start units, and wait until they have started (a oneshot: until it has ended)."""
     how = () if wait else ("--no-block",)
-    return Command(("systemctl", "start", *how, unit), f"start {unit}", "start-unit", timeout=60.0)
+    text = f"start {', '.join(units)}"
+    return Command(("systemctl", "start", *how, *units), text, "start-unit", timeout=60.0)
 
 
 def stop(units: Sequence[str]) -> Command:

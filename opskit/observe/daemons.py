@@ -90,22 +90,21 @@ class Daemon:
             time.sleep(_POLL)
 
     def stop(self) -> bool:
-        """End it, by force if need be; False when it did not run."""
+        """End it with all that it runs, by force if need be; False when it did not run."""
         pid = self.pid
         if pid is None:
             self.note.unlink(missing_ok=True)
             return False
-        line = command_line(pid)
         for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, END_SECONDS)):
             try:
-                os.kill(pid, number)
+                os.killpg(pid, number)  # it leads a session, so nobody else is in its group
             except ProcessLookupError:
                 break
             until = time.monotonic() + seconds
-            while command_line(pid) == line and time.monotonic() < until:
+            while (left := _group_lives(pid)) and time.monotonic() < until:
                 _reap(pid)
                 time.sleep(_POLL)
-            if command_line(pid) != line:
+            if not left:
                 break
         self.note.unlink(missing_ok=True)
         return True
@@ -125,6 +124,20 @@ def command_line(pid: int) -> tuple[str, ...] | None:
     except OSError:
         return None
     return tuple(os.fsdecode(text).split("\0")[:-1]) or None
+
+
+def _group_lives(group: int) -> bool:
+    """Say whether any process of a group is left; one that only waits to be reaped is not."""
+    for entry in os.scandir("/proc"):
+        if entry.name.isdigit():
+            try:
+                stat = Path(entry.path, "stat").read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            state, _, its_group = stat.rpartition(")")[2].split()[:3]
+            if int(its_group) == group and state not in "ZX":
+                return True
+    return False
 
 
 def _reap(pid: int) -> None:

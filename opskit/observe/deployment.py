@@ -15,6 +15,7 @@ from opskit.problems import ConfigError
 
 if TYPE_CHECKING:
     from opskit.deploy.act import Act
+    from opskit.observe.site import Changes, Stays
 
 
 def follow(act: Act) -> None:
@@ -42,21 +43,40 @@ def _here(act: Act) -> None:
     site, release = site_of(environment), release_name(act.number)
     if not site.running:
         return
-    if act.action is Action.ROLLBACK and site.restore(release) is not None:
+    if act.action is Action.ROLLBACK:
+        _warn(act, site.restore(release))
         return
-    if act.action is Action.DEPLOY:
-        watch(environment, site)
+    watch(environment, site)
     site.remember(release)
 
 
 def _on_its_host(act: Act) -> None:
-    """Bring it there. After a rollback to a release that none is known of, it stays as it is."""
+    """Bring it there."""
     from opskit.observe.remote import remote_site, watch
 
     with remote_site(act.environment) as site:
         if act.action is Action.ROLLBACK:
-            site.restore(release_name(act.number))
+            _warn(act, site.restore(release_name(act.number)))
             site.probe()
         else:
             watch(site, act.fleet, release_name(act.number))
         site.say_deployed(act.fleet.lead.record())
+
+
+def _warn(act: Act, restored: Changes | Stays) -> None:
+    """Say after a rollback what the service is watched with, where that is not its own."""
+    from opskit.observe.site import Stays
+
+    if not isinstance(restored, Stays):
+        return
+    name, environment = release_name(act.number), act.environment.name
+    if not restored.configuration:
+        what = "none is live, so that nobody watches it"
+    else:
+        whose = f" (of {', '.join(restored.releases)})" if restored.releases else ""
+        what = f"{restored.configuration}{whose} stays live, with its rules and thresholds"
+    act.warnings.append(
+        f"no configuration of the monitoring is known that belonged to {name}: {what}; to have "
+        f"what environments.yaml says now: opskit monitor {environment}; for that of {name} do it "
+        f"from the commit that {name} was built from (opskit deployments {environment})"
+    )

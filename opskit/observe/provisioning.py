@@ -113,7 +113,7 @@ def programs(environment: Environment, seen: Seen) -> list[Change]:
     found, again = _written(wanted, seen)
     if exporter.name in again:
         again.add(unit_of("exporter", environment))
-    return [*found, *_as_written(_units(environment), seen, again)]
+    return [*found, *_as_written(_units(environment), seen, again, running=False)]
 
 
 def _written(wanted: Mapping[PurePosixPath, str], seen: Seen) -> tuple[list[Change], set[str]]:
@@ -131,8 +131,18 @@ def _written(wanted: Mapping[PurePosixPath, str], seen: Seen) -> tuple[list[Chan
     return found, again
 
 
-def _as_written(units: Mapping[str, str], seen: Seen, again: set[str]) -> list[Change]:
-    """Have units run as their files say, now and after a boot; `again`: those that changed."""
+def _as_written(
+    units: Mapping[str, str], seen: Seen, again: set[str], *, running: bool
+) -> list[Change]:
+    """Have units run as their files say, now and after a boot.
+
+    Args:
+        units: their files' text, by name.
+        seen: what is there.
+        again: those whose files change.
+        running: timers are started, too; those of the probe are by who brings it there, and end
+            with `opskit monitor ENV --stop`.
+    """
     found = []
     for name in units:
         state = seen.units.get(name)
@@ -142,7 +152,7 @@ def _as_written(units: Mapping[str, str], seen: Seen, again: set[str]) -> list[C
             found.append(Change("monitoring", text, (commands.restart_if_active(name),)))
         if _WANTED_AT_BOOT not in units[name]:
             continue
-        timer = name.endswith(".timer")
+        timer = running and name.endswith(".timer")
         if state is None or not state.enabled or (timer and not state.active):
             run = (provisioning.enable(name), *([commands.start(name)] if timer else []))
             found.append(Change("monitoring", f"let {name} start at boot", run))
@@ -160,7 +170,7 @@ def sweeping(environment: Environment, seen: Seen) -> list[Change]:
     """Give what has to be changed for a chat host to delete what probes leave."""
     units = sweep_units(environment)
     found, again = _written({UNITS / name: text for name, text in units.items()}, seen)
-    return [*found, *_as_written(units, seen, again)]
+    return [*found, *_as_written(units, seen, again, running=True)]
 
 
 # --- what they are about ----------------------------------------------------------------------

@@ -23,7 +23,7 @@ from opskit.deployments import Record
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.observe.local import resolve_secrets
-from opskit.observe.places import executor_of, root_of, unit_of
+from opskit.observe.places import executor_of, root_of, timer_of, unit_of
 from opskit.observe.probe import FILE as PROBED
 from opskit.observe.probe import deployment_metrics
 from opskit.observe.probing import (
@@ -35,7 +35,7 @@ from opskit.observe.probing import (
     probes,
 )
 from opskit.observe.rendering import render_monitoring
-from opskit.observe.site import RELEASES_KEPT, Changes
+from opskit.observe.site import RELEASES_KEPT, Changes, Stays
 from opskit.observe.systemd import PROGRAMS, UNITS, USER, daemons_of
 from opskit.provision.rendering import python_of
 from opskit.secrets import Secret
@@ -104,12 +104,12 @@ class RemoteSite:
             raise
         if replaced:
             self.executor.check(secret_files.discard(self.root / "secrets"))
-        if changes is None:
+        if isinstance(changes, Stays):
             raise Failure(f"{self.executor.host}: the configuration that was sent is gone")
         return changes
 
-    def restore(self, release: str) -> Changes | None:
-        """Make what belonged to a release live again; None when that is not known any more.
+    def restore(self, release: str) -> Changes | Stays:
+        """Make what belonged to a release live again; where that is not known, all stays.
 
         Raises:
             Failure: a program does not run from it. What was live before is live still.
@@ -153,16 +153,18 @@ class RemoteSite:
         return place
 
     def probe(self) -> None:
-        """Have the smoke test run there now, and not when its time has come."""
+        """Have the smoke test run there, now and whenever its time has come."""
         if probes(self.environment):
-            unit = unit_of("probe", self.environment)
-            self.executor.check(commands.start(unit, wait=False))
+            units = (timer_of("probe", self.environment), unit_of("probe", self.environment))
+            self.executor.check(commands.start(*units, wait=False))
 
     def stop(self) -> list[str]:
-        """End everything but the probe's timer; gives the names of what ran."""
-        names = {unit_of(name, self.environment): name for name in _ANSWERS}
+        """End everything, the probe and its timer too; gives the names of what ran."""
+        timer = timer_of("probe", self.environment)
+        names = {timer: "probe", unit_of("probe", self.environment): "probe"}
+        names |= {unit_of(name, self.environment): name for name in _ANSWERS}
         ended = self.executor.check(commands.stop(tuple(names)))
-        return [names[unit] for unit in ended.split()]
+        return list(dict.fromkeys(names[unit] for unit in ended.split()))
 
     def require_provisioned(self) -> None:
         """Check that the host was made ready.
@@ -185,7 +187,7 @@ class RemoteSite:
             self.executor.check(secret_files.replace(path, value, group=USER))
         return bool(secrets)
 
-    def _switch(self, name: str, incoming: str, release: str, *, probes: bool) -> Changes | None:
+    def _switch(self, name: str, incoming: str, release: str, *, probes: bool) -> Changes | Stays:
         as_user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env")
         python = (python_of(self.environment), "-I", "-B")
         argvs = {
@@ -213,7 +215,7 @@ class RemoteSite:
                 hint="correct what it names in environments.yaml or templates/",
             )
         if "unknown" in said:
-            return None
+            return Stays(said["stays"], tuple(said["releases"]))
         return Changes(
             said["configuration"], said["switched"], tuple(said["started"]), (),
             tuple(said["reloaded"]),

@@ -28,6 +28,7 @@ from typing import Final
 import httpx
 
 from opskit.failure import Failure
+from opskit.layout import release_number
 from opskit.monitoring_file import Monitoring
 from opskit.observe.daemons import Daemon, program, said
 from opskit.observe.places import note_of
@@ -53,6 +54,17 @@ class Changes:
     started: tuple[str, ...]
     restarted: tuple[str, ...]
     reloaded: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stays:
+    """What is live though another was wanted: nothing is known that belonged to that release.
+
+    `configuration` is its name, empty where none is live; `releases` are those it belongs to.
+    """
+
+    configuration: str
+    releases: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -194,15 +206,20 @@ class MonitoringSite:
             if live is not None:
                 _link(self.root / "releases" / release, Path("..") / "configs" / live)
 
-    def restore(self, release: str) -> Changes | None:
-        """Make what belonged to a release live again; None when that is not known any more.
+    def restore(self, release: str) -> Changes | Stays:
+        """Make what belonged to a release live again; where that is not known, all stays.
 
         Raises:
             Failure: a program does not run from it. What was live before is live still.
         """
         with self._alone():
             link = self.root / "releases" / release
-            return self._switch_to(Path(os.readlink(link)).name) if link.is_dir() else None
+            if link.is_dir():
+                return self._switch_to(Path(os.readlink(link)).name)
+            live = self._live() or ""
+            others = [one for one in (self.root / "releases").glob("v*") if one.is_symlink()]
+            names = [one.name for one in others if Path(os.readlink(one)).name == live]
+            return Stays(live, tuple(sorted(names, key=release_number)))
 
     def _switch_to(self, name: str) -> Changes:
         before = self._live()
@@ -219,9 +236,10 @@ class MonitoringSite:
         return Changes(name, before != name, started, restarted, reloaded)
 
     def stop(self) -> list[str]:
-        """End everything; gives the names of what ran."""
+        """End everything; gives the names of what ran, `probe` where probes were run, too."""
         with self._alone():
-            return [name for name, daemon in self.daemons().items() if daemon.stop()]
+            ended = [name for name, daemon in self.daemons().items() if daemon.stop()]
+        return [*ended, "probe"] if self.probe and "exporter" in ended else ended
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

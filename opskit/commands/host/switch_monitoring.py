@@ -10,8 +10,9 @@ Runs on the monitoring host, as `python3 -I - ORDER`. The order is a JSON object
     daemons         [{name, unit, port, ready, reloads}], in the order in which they are started
     kept            how many releases keep their configuration
 
-It prints `{"configuration", "switched", "started", "reloaded"}`, `{"unknown": RELEASE}`, or
-`{"problem", "lines"}`; then what was live before is live still, and everything runs from it.
+It prints `{"configuration", "switched", "started", "reloaded"}`; `{"unknown": RELEASE, "stays",
+"releases"}`, the name of what is live still, and the releases that it belongs to; or
+`{"problem", "lines"}`: then what was live before is live still, and everything runs from it.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def apply(root: Path, order: dict[str, Any]) -> dict[str, Any]:
     else:
         target = target_of(belongs) if belongs else None
         if target is None or not (root / "configs" / target).is_dir():
-            return {"unknown": order["release"]}
+            stays = target_of(root / "current") or ""
+            return {"unknown": order["release"], "stays": stays, "releases": of(root, stays)}
         name = target
     before = target_of(root / "current")
     point(root / "current", f"configs/{name}")
@@ -90,6 +92,12 @@ def apply(root: Path, order: dict[str, Any]) -> dict[str, Any]:
         "started": started,
         "reloaded": reloaded,
     }
+
+
+def of(root: Path, name: str) -> list[str]:
+    """Give the releases that a configuration belongs to, the oldest first."""
+    links = [link for link in (root / "releases").glob("v*") if target_of(link) == name]
+    return sorted((link.name for link in links), key=lambda release: int(release[1:]))
 
 
 def install(configs: Path, name: str, order: dict[str, Any]) -> None:

@@ -428,7 +428,7 @@ def _rule(watched: Watched, name: str) -> str:
 
 def test_stopped_nobody_watches_and_that_is_said(watched: Watched) -> None:
     stopped = watched.json("monitor", "dev", "--stop")["stopped"]
-    assert set(stopped) == {"prometheus", "alertmanager", "exporter"}
+    assert set(stopped) == {"prometheus", "alertmanager", "exporter", "probe"}
     said = watched.json("alerts", "dev", status=1)
     assert "nobody watches: Alertmanager does not answer" in said["error"]
     assert said["next"] == "opskit monitor dev"
