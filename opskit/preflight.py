@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from opskit.database import address_of, try_from_here, try_from_host
 from opskit.deploy.preflight import Verdict, verdicts
 from opskit.environment import Environment
 from opskit.facts import Facts
@@ -12,7 +13,8 @@ from opskit.fleet import Fleet
 from opskit.host_checks import inspect, inspect_address
 from opskit.layout import release_name
 from opskit.problems import ConfigError
-from opskit.secrets import Source, resolve
+from opskit.secret_checks import check_value
+from opskit.secrets import Secret, Source, resolve
 from opskit.status import look_at_surplus, too_many
 from opskit.target import Target
 
@@ -21,14 +23,18 @@ def examine(fleet: Fleet) -> list[Verdict]:
     """Give every verdict on an environment and its nodes; a node out of reach is one, too."""
     several = len(fleet.nodes) > 1
     found = []
-    for node, verdicts_there in zip(fleet.nodes, fleet.each(_examine), strict=True):
+    address = address_of(fleet.environment)
+    looked = fleet.each(lambda node: _examine(node, address))
+    for node, verdicts_there in zip(fleet.nodes, looked, strict=True):
         found += [replace(one, node=node.name if several else "") for one in verdicts_there]
     if fleet.environment.target == "ssh":
         found += inspect_address(fleet.environment)
+    elif address is not None:
+        found.append(try_from_here(fleet.environment, address))
     return found + _secrets(fleet.environment)
 
 
-def _examine(node: Target) -> list[Verdict]:
+def _examine(node: Target, address: Secret | None) -> list[Verdict]:
     found: list[Verdict] = []
     if node.environment.target == "ssh":
         found = inspect(node.executor, node.environment)
@@ -41,7 +47,11 @@ def _examine(node: Target) -> list[Verdict]:
     except Failure as failure:
         return [*found, Verdict("reach", False, str(failure), failure.hint)]
     found += [*verdicts(node.environment, facts), *_surplus(node, facts)]
-    return [*found, _store(node, facts)]
+    found.append(_store(node, facts))
+    unreached = any(not one.ok and one.name == "store server" for one in found)
+    if address is not None and node.environment.target == "ssh" and not unreached:
+        found.append(try_from_host(node, facts, address))
+    return found
 
 
 def _surplus(node: Target, facts: Facts) -> list[Verdict]:
@@ -58,7 +68,7 @@ def _secrets(environment: Environment) -> list[Verdict]:
             found.append(Verdict(name, True, "made once, kept on this machine"))
             continue
         try:
-            resolve(ref, environment.base_dir)
+            check_value(name, ref, resolve(ref, environment.base_dir))
         except ConfigError as error:
             problem = error.problems[0]
             found.append(Verdict(name, False, problem.why, f"look at {problem.where}"))
@@ -68,7 +78,7 @@ def _secrets(environment: Environment) -> list[Verdict]:
 
 
 def _store(target: Target, facts: Facts) -> Verdict:
-    """Ask the current release whether its settings and its database are fine."""
+    """Ask the current release whether its own settings and its own database are fine."""
     if facts.current is None or facts.current not in facts.releases:
         return Verdict("store", True, "nothing is deployed yet")
     name = release_name(facts.current)

@@ -5,9 +5,17 @@ The checks are the service's and cryptography's own, imported when a secret is t
 
 from __future__ import annotations
 
+import re
+from typing import Final
 from urllib.parse import urlsplit
 
 from opskit.secrets import Secret, SecretRef
+
+_NO_ADDRESS: Final = (
+    "is no address like postgresql://USER:PASSWORD@HOST:PORT/NAME (in the password, write / as "
+    "%2F, ? as %3F, # as %23, @ as %40 and % as %25)"
+)
+_SERVER: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^][:@/\s]+)(:[0-9]+)?")
 
 
 def check_value(name: str, ref: SecretRef, value: Secret) -> None:
@@ -67,7 +75,9 @@ def _private_key_fault(value: Secret) -> str:
 def _address_fault(value: Secret) -> str:
     try:
         parts = urlsplit(value.decode())
-        known = parts.scheme in ("postgresql", "postgres") and parts.hostname
     except ValueError:
-        known = None
-    return "" if known else "is no address like postgresql://USER:PASSWORD@HOST:PORT/NAME"
+        return _NO_ADDRESS
+    servers = parts.netloc.rpartition("@")[2].split(",")
+    known = parts.scheme in ("postgresql", "postgres") and all(map(_SERVER.fullmatch, servers))
+    # A password with a bare / ? or # ends the part with the servers; half of it would be shown.
+    return "" if known and "@" not in parts.path + parts.query + parts.fragment else _NO_ADDRESS

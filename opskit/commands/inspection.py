@@ -1,10 +1,15 @@
-"""A look at a host that needs nothing but a shell: its system, memory, clock, ports, reach."""
+"""A look at a host that needs nothing but a shell: its system, memory, clock, ports, reach.
+
+And one at a database, with the packages that a release brings along.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePosixPath
 
 from opskit.commands import Command, script
+from opskit.commands.host import program
 
 REACH_SECONDS = 5
 """How long a host may take to connect to a store."""
@@ -56,4 +61,22 @@ def inspect(python: str, ports: Sequence[int], stores: Sequence[str]) -> Command
     seconds = 30.0 + REACH_SECONDS * len(stores)
     return Command(
         script(text, python, *things), "inspect the host", "inspect", changes=False, timeout=seconds
+    )
+
+
+def try_database(python: str, places: Sequence[PurePosixPath], address: bytes) -> Command:
+    """Try a database.
+
+    Args:
+        python: the interpreter that the packages are for.
+        places: the directories of the chat service and its packages.
+        address: of the database; a secret.
+    """
+    return program(
+        "try_database",
+        python,
+        [str(place) for place in places],
+        "try the database",
+        changes=False,
+        secret=address,
     )
