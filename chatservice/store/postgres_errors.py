@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from typing import Final
 from urllib.parse import urlsplit
@@ -82,6 +83,11 @@ _KINDS: Final[tuple[tuple[type[BaseException], StoreErrorKind, str], ...]] = (
 )
 
 
+_NO_TLS: Final = (
+    "it offers no TLS: turn that on there, or look at sslmode in the database_url secret"
+)
+
+
 def store_error(error: BaseException, where: str) -> StoreError:
     """Explain an error for an operator; `where` names the server, without its password."""
     if isinstance(error, StoreError):
@@ -94,6 +100,8 @@ def store_error(error: BaseException, where: str) -> StoreError:
             return StoreError(verdict, f"PostgreSQL at {where}: {advice} ({said})")
     if isinstance(error, LOST):
         said = " ".join(str(error).split()) or type(error).__name__
+        if "rejected SSL" in said:  # asyncpg has no class of its own for it
+            return StoreError(StoreErrorKind.IO, f"PostgreSQL at {where}: {_NO_TLS} ({said})")
         return StoreError(
             StoreErrorKind.IO,
             f"PostgreSQL at {where}: cannot be reached ({said}): is it running, and reachable?",
@@ -104,6 +112,10 @@ def store_error(error: BaseException, where: str) -> StoreError:
 
 
 def describe(dsn: str) -> str:
-    """Name the server and the database of a DSN, without user and password."""
+    """Name the servers and the database of a DSN, without user and password."""
     parts = urlsplit(dsn)
-    return f"{parts.hostname or 'a local socket'}:{parts.port or 5432}{parts.path}"
+    if "@" in parts.path + parts.query + parts.fragment:
+        return "an address that is not well written"  # the rest of a password may be in there
+    servers = parts.netloc.rpartition("@")[2] or "a local socket"
+    named = (one if re.search(r":\d+$", one) else f"{one}:5432" for one in servers.split(","))
+    return ",".join(named) + parts.path
