@@ -1,4 +1,4 @@
-"""Reading what a workspace holds: from the file, over the GET API, and as a fresh client."""
+"""Reading what a workspace holds: from the database, over the GET API, and as a fresh client."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import asyncpg
 import msgspec
 
 from chatservice.client import ChatClient
@@ -68,6 +69,39 @@ def _read_workspace(database: sqlite3.Connection, workspace: str, keep: int) -> 
         cursors=dict(cursors),
         everybody=True,
     )
+
+
+async def read_postgres(dsn: str, workspaces: Iterable[str], keep: int) -> list[Stored]:
+    """Read a PostgreSQL database, as `read_database` reads a file."""
+    database = await asyncpg.connect(dsn)
+    found = []
+    for name in workspaces:
+        [(id, epoch, seq)] = await database.fetch(
+            "SELECT id, md5(epoch || chat_lineage()), seq FROM workspaces WHERE name = $1", name
+        )
+        messages = await database.fetch(
+            "SELECT seq, id, sender, name, text, ts FROM messages"
+            " WHERE workspace_id = $1 AND seq > $2 ORDER BY seq",
+            id,
+            seq - keep,
+        )
+        members = await database.fetch(
+            "SELECT member, read FROM members WHERE workspace_id = $1", id
+        )
+        kept = [Message(*row) for row in messages]
+        found.append(
+            Stored(
+                "the database",
+                name,
+                epoch,
+                seq,
+                kept,
+                cursors={row[0]: row[1] for row in members},
+                everybody=True,
+            )
+        )
+    await database.close()
+    return found
 
 
 def read_api(url: str, workspace: str, token: str) -> Stored:

@@ -11,14 +11,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from time import monotonic
 
-import asyncpg
 import pytest
 
-from chatservice.protocol import Message
-from tests.chaos.checker import Fault, Rules, Stored, check
+from tests.chaos.checker import Fault, Rules, check
 from tests.chaos.load import Load
 from tests.chaos.plan import Plan, person_name
-from tests.chaos.sources import read_api, read_as_client
+from tests.chaos.sources import read_api, read_as_client, read_postgres
 from tests.chaos.summary import errors_in, summary
 from tests.postgres_server import PostgresServer
 from tests.service_process import ServiceProcess
@@ -112,38 +110,6 @@ async def cluster(
         yield Cluster(nodes, ways, server, seed)
 
 
-async def read_postgres(dsn: str, workspaces: list[str], keep: int) -> list[Stored]:
-    database = await asyncpg.connect(dsn)
-    found = []
-    for name in workspaces:
-        [(id, epoch, seq)] = await database.fetch(
-            "SELECT id, md5(epoch || chat_lineage()), seq FROM workspaces WHERE name = $1", name
-        )
-        messages = await database.fetch(
-            "SELECT seq, id, sender, name, text, ts FROM messages"
-            " WHERE workspace_id = $1 AND seq > $2 ORDER BY seq",
-            id,
-            seq - keep,
-        )
-        members = await database.fetch(
-            "SELECT member, read FROM members WHERE workspace_id = $1", id
-        )
-        kept = [Message(*row) for row in messages]
-        found.append(
-            Stored(
-                "the database",
-                name,
-                epoch,
-                seq,
-                kept,
-                cursors={row[0]: row[1] for row in members},
-                everybody=True,
-            )
-        )
-    await database.close()
-    return found
-
-
 async def test_three_nodes_under_200_sends_a_second(
     tmp_path: Path, own_postgres_server: PostgresServer, seed: int
 ) -> None:
@@ -175,6 +141,7 @@ async def test_three_nodes_under_200_sends_a_second(
         grace=GRACE + 1.5 * LEASE,
         keep=1000,
         skew=max(0.5, 2 * load.skew),
+        lag=LEASE,  # a node that hears nothing for longer counts as dead
         errors=frozenset({"rate_limited", "unavailable"}),
     )
     verdict = check(load.records, stored, rules)

@@ -73,8 +73,8 @@ def new_hosts(lab: Lab) -> Iterator[NewHosts]:
     """
     booted: list[Host] = []
 
-    def boot(count: int = 1, *, layers: tuple[Path, ...] = ()) -> list[Host]:
-        made = lab.boot(count, layers=layers)
+    def boot(count: int = 1, *, layers: tuple[Path, ...] = (), disk: int = 0) -> list[Host]:
+        made = lab.boot(count, layers=layers, disk=disk)
         booted.extend(made)
         return made
 
@@ -107,11 +107,11 @@ def host_site(
 ) -> HostSites:
     """Make an environment `prod` on hosts of its own: `host_site()`, `host_site(3)`.
 
-    With more than one host its store is a PostgreSQL on this machine.
+    With more than one host its store is a PostgreSQL on this machine. `disk`: as `Lab.boot` has it.
     """
 
-    def make(count: int = 1, **options: Any) -> HostSite:
-        hosts = new_hosts(count, layers=(provisioned,))
+    def make(count: int = 1, *, disk: int = 0, **options: Any) -> HostSite:
+        hosts = new_hosts(count, layers=(provisioned,), disk=disk)
         return _made_ready(HostSite(tmp_path / "site", hosts, layers, **options), request)
 
     return make

@@ -74,14 +74,15 @@ class Lab:
         subprocess.run(argv, check=True, capture_output=True)
         self.known_hosts.touch()
 
-    def boot(self, count: int = 1, *, layers: Sequence[Path] = ()) -> list[Host]:
+    def boot(self, count: int = 1, *, layers: Sequence[Path] = (), disk: int = 0) -> list[Host]:
         """Boot some new hosts at once, and wait until they let people in.
 
         Args:
             count: how many.
             layers: what lies on their disks above the image, from `Host.freeze`.
+            disk: the size of each one's disk in MiB; 0 for as much as this machine has.
         """
-        made = [self._make(layers) for _ in range(count)]
+        made = [self._make(layers, disk) for _ in range(count)]
         for host in made:
             host.start(alive=None if self.people else self._alive)
         for host in made:
@@ -107,11 +108,11 @@ class Lab:
         os.close(self._alive)
         self._lock.close()
 
-    def _make(self, layers: Sequence[Path]) -> Host:
+    def _make(self, layers: Sequence[Path], disk: int) -> Host:
         number = self._next
         self._next += 1
         host = _host(self.number, number, layers=(*layers, self.image))
-        host.create()
+        host.create(disk=disk)
         self.hosts.append(host)
         return host
 

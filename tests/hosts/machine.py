@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -30,6 +30,7 @@ USERS: Final = ("root", "ops", "nosudo")
 
 _REBOOT: Final = 133
 """What systemd-nspawn ends with, where it has no unit of its own, when its machine reboots."""
+_BLOCK: Final = 4096
 _SUPERVISE: Final = f"""
 for group in $GROUPS_OF_HOST; do echo $$ > "$group/cgroup.procs"; done
 exec 3<&0 </dev/null
@@ -96,10 +97,17 @@ class Host:
 
     # --- power --------------------------------------------------------------------------------
 
-    def create(self) -> None:
-        """Make its disk: a name, an address, and who may log in."""
-        for name in ("upper", "work", "root"):
-            (self.directory / name).mkdir(parents=True, exist_ok=True)
+    def create(self, *, disk: int = 0) -> None:
+        """Make its disk: a name, an address, and who may log in.
+
+        Args:
+            disk: its size in MiB, where it shall have an end of its own, and not this machine's.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        if disk:
+            self._make_disk(disk)
+        for name in ("upper", "work"):
+            (self._disk / name).mkdir(exist_ok=True)
         self._mount()
         root = self.root
         (root / "etc/hostname").write_text(f"{self.name}\n")
@@ -240,6 +248,39 @@ class Host:
             self._link("up", check=False)  # it is gone if the machine was killed meanwhile
             run("ip", "neighbour", "delete", self.address, "dev", self.network.bridge, check=False)
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Stop all its processes: its kernel takes connections, and nobody says anything."""
+        stopped: set[str] = set()
+        while new := set(self._processes()) - stopped:
+            self._signal(new, signal.SIGSTOP)
+            stopped |= new
+        try:
+            yield
+        finally:
+            self._signal(stopped, signal.SIGCONT)
+
+    def fill(self, *, leave: int = 0) -> None:
+        """Fill its disk, which has to be one of its own, also what is reserved for root.
+
+        Args:
+            leave: bytes to leave free.
+        """
+        filler = self._disk / "filler"
+        with filler.open("ab") as file:
+            size, step = filler.stat().st_size, 1 << 30
+            while step >= _BLOCK:
+                try:
+                    os.posix_fallocate(file.fileno(), size, step)
+                    size += step
+                except OSError:
+                    step //= 2
+            os.ftruncate(file.fileno(), max(0, size - leave))
+
+    def make_room(self) -> None:
+        """Give the room back that `fill` took."""
+        (self._disk / "filler").unlink(missing_ok=True)
+
     def authorize(self, user: str, public: str) -> None:
         """Let a public key, and no other, in as one user."""
         home = self.root / ("root" if user == "root" else f"home/{user}")
@@ -296,11 +337,25 @@ class Host:
             "--rlimit=RLIMIT_NOFILE=1024:524288",
         )  # fmt: skip
 
+    @property
+    def _disk(self) -> Path:
+        """Where its disk lies: in a file system of its own, or in this machine's."""
+        own = self.directory / "disk"
+        return own if own.is_dir() else self.directory
+
+    def _make_disk(self, size: int) -> None:
+        image, place = self.directory / "image", self.directory / "disk"
+        place.mkdir()
+        with image.open("wb") as file:
+            os.ftruncate(file.fileno(), size << 20)
+        for argv in (["mkfs.ext4", "-q", "-F", image], ["mount", "-o", "loop", image, place]):
+            subprocess.run(argv, check=True, capture_output=True)
+
     def _mount(self) -> None:
         if os.path.ismount(self.root):
             return
-        lower = ":".join(map(str, self.layers))
-        options = f"lowerdir={lower},upperdir={self.directory}/upper,workdir={self.directory}/work"
+        lower, disk = ":".join(map(str, self.layers)), self._disk
+        options = f"lowerdir={lower},upperdir={disk}/upper,workdir={disk}/work"
         subprocess.run(
             ["mount", "-t", "overlay", "overlay", "-o", options, self.root],
             check=True, capture_output=True,
@@ -309,8 +364,9 @@ class Host:
     def _unmount(self) -> None:
         for group in self._control_groups():
             _remove_group(group)
-        if os.path.ismount(self.root):
-            subprocess.run(["umount", "--lazy", self.root], check=True, capture_output=True)
+        for place in (self.root, self.directory / "disk"):
+            if os.path.ismount(place):
+                subprocess.run(["umount", "--lazy", place], check=True, capture_output=True)
 
     def _control_groups(self) -> tuple[Path, ...]:
         """Give the control groups of its own; two machines cannot share one."""
@@ -346,10 +402,13 @@ class Host:
     def _kill_processes(self) -> bool:
         """Kill what is in its control group; says whether there was anything."""
         found = self._processes()
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+        self._signal(found, signal.SIGKILL)
         return bool(found)
+
+    def _signal(self, processes: Iterable[str], number: signal.Signals) -> None:
+        for pid in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), number)
 
     def _processes(self) -> list[str]:
         """Give every process of it that lives, by its control group."""

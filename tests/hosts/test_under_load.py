@@ -15,12 +15,16 @@ from tests.chaos.conftest import seed as seed
 from tests.chaos.findings import Fault
 from tests.chaos.plan import Plan
 from tests.hosts.conftest import HostSites
-from tests.hosts.under_load import Deed, act_under_load
+from tests.hosts.site import HostSite
+from tests.hosts.under_load import Deed, Judgement, act_under_load
 
 pytestmark = pytest.mark.slow
 
 CLIENTS = int(os.environ.get("HOSTS_CLIENTS", "200"))
 RATE = float(os.environ.get("HOSTS_RATE", "100"))
+NODES_CLIENTS = int(os.environ.get("HOSTS_CLIENTS", "60"))
+NODES_RATE = float(os.environ.get("HOSTS_RATE", "40"))
+"""Where three hosts share what this machine can do."""
 ROUNDS = int(os.environ.get("HOSTS_ROUNDS", "0"))
 FAILING_ROUNDS = (2, 5, 8)
 """The rounds whose deploy brings a release that fails its smoke test."""
@@ -40,16 +44,16 @@ def deeds() -> tuple[Deed, ...]:
     return tuple(deed for each in rounds for deed in each)
 
 
-def plan(seed: int) -> Plan:
+def plan(seed: int, clients: int = CLIENTS, rate: float = RATE) -> Plan:
     """Twenty to a workspace; a fifth of them on the websockets library alone."""
     return Plan(
-        workspaces=CLIENTS // 20,
-        users=CLIENTS * 7 // 10,
-        second_devices=CLIENTS // 10,
-        raw=CLIENTS // 5,
+        workspaces=clients // 20,
+        users=clients * 7 // 10,
+        second_devices=clients // 10,
+        raw=clients // 5,
         walkers=4,
         quitters=2,
-        rate=RATE,
+        rate=rate,
         seed=seed,
     )
 
@@ -95,8 +99,31 @@ async def test_crashes_leave_most_sockets_open_and_nothing_is_missed(
     wanted = (Deed.KILL,) * (ROUNDS or 2)
     outcome = await act_under_load(site, plan(seed), wanted, patch=monkeypatch, calm=CRASH_CALM)
     print(outcome)
-    assert [one.status for one in outcome.done] == [0] * len(wanted)
-    assert [one.how for one in outcome.crashes] == ["crash"] * len(wanted)
+    assert_little_was_noticed(outcome, len(wanted))
+
+
+async def test_crashes_of_one_node_after_the_other(
+    three: HostSite, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three hosts on one PostgreSQL: what is true of one is true of all, and no user is said to go.
+
+    The others hear of the crash of a node from nobody; its successor tells them whom it has.
+    """
+    wanted = (Deed.KILL,) * (ROUNDS or len(three.hosts))
+    load = plan(seed, NODES_CLIENTS, NODES_RATE)
+    before = three.serving
+    outcome = await act_under_load(three, load, wanted, patch=monkeypatch, calm=CRASH_CALM)
+    print(outcome)
+    assert_little_was_noticed(outcome, len(wanted))
+    assert {one.where for one in outcome.crashes} == {host.name for host in three.hosts}
+    assert outcome.noticed.unfounded == 0, str(outcome)
+    assert three.serving == before
+
+
+def assert_little_was_noticed(outcome: Judgement, crashes: int) -> None:
+    """See that nothing was lost or missed, and that most sockets stayed open."""
+    assert [one.status for one in outcome.done] == [0] * crashes
+    assert [one.how for one in outcome.crashes] == ["crash"] * crashes
     wrong = [
         finding
         for finding in outcome.verdict.findings

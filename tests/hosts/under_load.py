@@ -1,8 +1,8 @@
-"""Deploys and rollbacks on a real host while members talk through its proxy; then the judgement.
+"""What is done to real hosts while members talk through their proxies, and the judgement of that.
 
 The members are those of tests/chaos: every one is recorded, and judged against what the store
-holds. They connect over WSS to the host's Caddy. opskit runs as a person would run it: a process
-of its own, that reaches the host over SSH.
+holds. They connect over WSS to the hosts' Caddy, spread over all hosts. opskit runs as a person
+would run it: a process of its own, that reaches the hosts over SSH.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from tests.chaos.continuity import Continuity, continuity
 from tests.chaos.history import Record
 from tests.chaos.load import Load, Token
 from tests.chaos.plan import Plan, person_name
-from tests.chaos.sources import read_api, read_as_client, read_database
+from tests.chaos.sources import read_api, read_as_client, read_database, read_postgres
 from tests.chaos.summary import errors_in, summary
+from tests.hosts.machine import Host
 from tests.hosts.site import HostSite
 from tests.hosts.strangers import WORKSPACE, Strangers
 
@@ -49,7 +50,7 @@ BROKEN: Final = (
 
 
 class Deed(StrEnum):
-    """What is done to the host."""
+    """What is done to a host."""
 
     DEPLOY = "deploy"
     FAILING = "failing deploy"
@@ -72,11 +73,13 @@ class Crash:
     """What became of a process that was killed.
 
     Attributes:
+        where: the host.
         how: how the next one says that it started.
         kept, lost: the sockets of members that stayed open, and that did not.
         back: seconds until the next one served.
     """
 
+    where: str
     how: str
     kept: int
     lost: int
@@ -132,7 +135,8 @@ class Judgement:
         if self.crashes:
             back = sorted(one.back for one in self.crashes)
             lines.append(
-                f"crashes: {len(back)}, sockets that stayed open {self.kept:.1%}, back after "
+                f"crashes: {len(back)} of {len({one.where for one in self.crashes})} hosts' "
+                f"services, sockets that stayed open {self.kept:.1%}, back after "
                 f"{back[len(back) // 2]:.2f} s (median), {back[-1]:.2f} s (most)"
             )
         return "\n".join([*lines, *([f"unsettled: {self.unsettled}"] if self.unsettled else [])])
@@ -140,7 +144,10 @@ class Judgement:
 
 @dataclass
 class Deeds:
-    """Does things to one host, through opskit, and keeps to what can be rolled back to."""
+    """Does things to hosts, through opskit, and keeps to what can be rolled back to.
+
+    What is killed is the service of one host after the other.
+    """
 
     site: HostSite
     good: list[int] = field(default_factory=lambda: [1])
@@ -154,7 +161,7 @@ class Deeds:
         started = monotonic()
         match deed:
             case Deed.KILL:
-                ran = self._kill()
+                ran = self._kill(self.site.hosts[len(self.crashes) % len(self.site.hosts)])
             case Deed.ROLLBACK:
                 wanted = self.good[-2]
                 ran = self.site.opskit("rollback", f"v{wanted}", deadline=OPSKIT_SECONDS)
@@ -173,9 +180,8 @@ class Deeds:
         said = ran.stdout + ran.stderr if isinstance(ran.stdout, str) else ""
         self.done.append(Done(deed, ran.returncode, said, monotonic() - started))
 
-    def _kill(self) -> subprocess.CompletedProcess[str]:
+    def _kill(self, host: Host) -> subprocess.CompletedProcess[str]:
         """Kill the service, and wait until systemd has it back; keeps how many sockets stayed."""
-        host = self.site.hosts[0]
         before = host.text("systemctl", "show", "--property=MainPID", UNIT)
         started = monotonic()
         host.text("systemctl", "kill", "--kill-who=main", "--signal=KILL", UNIT)
@@ -191,7 +197,7 @@ class Deeds:
             "/usr/bin/python3", "-I", "/opt/chat/current/run.py", "ctl", "status",
         )  # fmt: skip
         last = json.loads(said)["last_start"]
-        self.crashes.append(Crash(last["started"], last["moved"], last["dropped"], back))
+        self.crashes.append(Crash(host.name, last["started"], last["moved"], last["dropped"], back))
         return subprocess.CompletedProcess((), 0 if serves else 1, now, "")
 
 
@@ -203,28 +209,32 @@ async def act_under_load(
     patch: pytest.MonkeyPatch,
     calm: float = 1.0,
 ) -> Judgement:
-    """Deploy a first release, put it under load, do everything, let it settle, and judge.
+    """Put a site under load, do everything, let it settle, and judge.
 
     Args:
-        site: one host, provisioned, with nothing deployed; its service is stopped at the end.
+        site: one provisioned host with nothing deployed, to which a first release is, and which is
+            stopped at the end; or several that serve, with PostgreSQL, and go on serving.
         plan: the load.
         deeds: what is done, one after the other.
-        patch: has everything in this process trust the host's own authority.
+        patch: has everything in this process trust the hosts' own authorities.
         calm: seconds between two acts.
     """
-    first = await asyncio.to_thread(site.deploy)
-    assert first.report is not None
-    node = site.connect().lead
+    alone = len(site.hosts) == 1
+    if alone:
+        first = await asyncio.to_thread(site.deploy)
+        assert first.report is not None
+    nodes = site.connect().nodes
     authority = site.directory / "authority.pem"
-    authority.write_text(internal_ca(node.executor))
+    authority.write_text("".join(internal_ca(node.executor) for node in nodes))
     patch.setenv("SSL_CERT_FILE", str(authority))
     url = site.environment.base_url
+    urls = [f"https://{host.address}" for host in site.hosts]
     secret = (site.directory / "jwt_secret").read_text()
 
     def token(user: str, workspace: str, name: str) -> str:
         return sign(secret, user=user, workspaces=[workspace], name=name, ttl=TOKEN_SECONDS)
 
-    load = Load([url], token, plan, arrivals=ARRIVALS)
+    load = Load(urls, token, plan, arrivals=ARRIVALS)
     doer = Deeds(site)
     words = (token("program", WORKSPACE, "Program"), token("page", WORKSPACE, "Page"))
     async with Strangers(url, words) as strangers, load:
@@ -237,16 +247,21 @@ async def act_under_load(
         await strangers.settle()
     # Only now: who asks is a member, too, and would be seen to come.
     told = await _ask_all(url, load.records, token)
-    record = await asyncio.to_thread(node.record)
-    stopped = await asyncio.to_thread(site.opskit, "stop", "prod")
-    assert stopped.returncode == 0, stopped.stderr
+    record = await asyncio.to_thread(nodes[0].record)
     settings = site.environment.settings
-    file = site.hosts[0].root / str(node.layout.state).lstrip("/") / "chat.db"
+    grace, keep = settings.timing.presence_grace, settings.history.keep
     rooms = sorted({one.workspace for one in load.records})
-    kept = await asyncio.to_thread(read_database, Path(file), rooms, keep=settings.history.keep)
+    if alone:
+        stopped = await asyncio.to_thread(site.opskit, "stop", "prod")
+        assert stopped.returncode == 0, stopped.stderr
+        file = site.hosts[0].root / str(nodes[0].layout.state).lstrip("/") / "chat.db"
+        kept = await asyncio.to_thread(read_database, Path(file), rooms, keep=keep)
+    else:
+        kept = await read_postgres((site.directory / "database_url").read_text(), rooms, keep)
+        grace += 1.5 * settings.store.lease
     rules = Rules(
-        grace=settings.timing.presence_grace,
-        keep=settings.history.keep,
+        grace=grace,
+        keep=keep,
         skew=max(0.5, 2 * load.skew),
         errors=frozenset({"rate_limited"}),
     )

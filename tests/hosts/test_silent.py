@@ -1,0 +1,164 @@
+"""A host that says nothing more in the middle of a deploy: opskit does not wait for ever.
+
+It names the host and the step, puts all others back, and leaves nothing that is in the way of the
+next deploy once the host is back. How long a silence lasts is shortened for these tests; what a
+command may take is not, so that a deadline between the two tells whether silence was noticed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, ExitStack
+
+import pytest
+
+from opskit import ssh, ssh_connection
+from opskit.commands import Command
+from opskit.deploy.plan import Kind
+from opskit.deployments import Outcome
+from opskit.failure import PersonNeeded
+from opskit.transport import Executor, Result
+from tests.hosts.machine import Host
+from tests.hosts.proven import current, deploy, leftovers, let_the_leases_end
+from tests.hosts.site import HostSite
+from tests.hosts.watcher import UNNOTICED, watched
+
+pytestmark = pytest.mark.slow
+DEADLINE = 40.0
+"""Seconds from the silence to the end of the deploy: to notice takes 5, to try once more 4. The
+shortest command that is waited for here may take 60."""
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ssh_connection, "WATCH_INTERVAL", 0.5)
+    monkeypatch.setattr(ssh_connection, "WATCH_PATIENCE", 5.0)
+    for module in (ssh, ssh_connection):
+        monkeypatch.setattr(module, "CONNECT_TIMEOUT", 4.0)
+
+
+class Silencing(Executor):
+    """Runs commands on hosts; has one fall silent as soon as it has done the first of a name."""
+
+    def __init__(self, executor: Executor, host: str, name: str, fall: Callable[[], object]):
+        self._executor, self._host, self._name, self._fall = executor, host, name, fall
+        self.host = executor.host
+
+    def run(self, command: Command) -> Result:
+        result = self._executor.run(command)
+        if (self.host, command.name) == (self._host, self._name):
+            self._name = ""
+            self._fall()
+        return result
+
+    def stream(self, command: Command) -> Generator[str]:
+        return self._executor.stream(command)
+
+
+class Silence:
+    """A host that falls silent when it is told to, and stays so until this ends."""
+
+    def __init__(self, how: AbstractContextManager[None]) -> None:
+        self._how, self._stack = how, ExitStack()
+        self.since = 0.0
+
+    def fall(self) -> None:
+        self._stack.enter_context(self._how)
+        self.since = time.monotonic()
+
+    def __enter__(self) -> Silence:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+
+def failed_deploy(site: HostSite, host: Host, silence: Silence, after: str = "") -> str:
+    """Deploy to hosts of which one falls silent, after a command if need be; gives what it says."""
+    before, fleet = site.serving[0], site.connect()
+    if after:
+        fleet = fleet.through(lambda one: Silencing(one, host.address, after, silence.fall))
+    with pytest.raises(PersonNeeded) as caught:
+        site.run(site.prepare(fleet))
+    assert silence.since, "the host never fell silent"
+    seconds = time.monotonic() - silence.since
+    said = f"{caught.value}\nrun: {caught.value.hint}"
+    print(f"{said}\nafter {seconds:.1f} s of silence")
+    assert seconds < DEADLINE
+    assert said.startswith(f"{host.address}: ")
+    assert said.endswith(f"\nrun: opskit rollback {before} --env prod")
+    return said
+
+
+def assert_works_again(site: HostSite) -> None:
+    """See that the next deploy succeeds unaided."""
+    let_the_leases_end(site)
+    act = deploy(site)
+    assert site.serving == [act.name] * len(site.hosts)
+    assert current(site) == [f"releases/{act.name}"] * len(site.hosts)
+    assert leftovers(site) == []
+
+
+def pids(site: HostSite) -> list[object]:
+    """Give the process that serves on each host."""
+    return [version["pid"] for version in site.versions()]
+
+
+def test_a_host_that_falls_silent_while_it_switches(three: HostSite) -> None:
+    """The one before it is put back, the one after it was never touched; nobody there notices."""
+    first, second, third = three.hosts
+    before, [old, *_], left_alone = three.serving, current(three), pids(three)[2]
+
+    def cut_off() -> None:
+        end = time.monotonic() + 60
+        taking_over = ("pgrep", "--full", "run.py serve .*--take-over")
+        while second.run(*taking_over, check=False).returncode != 0 and time.monotonic() < end:
+            time.sleep(0.01)
+        silence.fall()
+
+    with watched(three) as watcher, Silence(second.silent()) as silence:
+        cutting = threading.Thread(target=cut_off)
+        cutting.start()
+        said = failed_deploy(three, second, silence)
+        cutting.join()
+        assert three.outcome("switch")[-1][0] == first.address, "undone last"
+        assert (second.address, Kind.FAILED) in three.outcome("switch")
+        back = f"put back on {first.address}, {third.address}, where {before[0]} serves; "
+        assert f"{back}not on {second.address}\n" in said
+        assert [three.serving[0], three.serving[2]] == [before[0]] * 2
+        assert [current(three)[0], current(three)[2]] == [old] * 2
+        assert pids(three)[2] == left_alone
+        for node in three.connect().nodes[::2]:
+            last = node.record().deployments[-1]
+            assert last.result is Outcome.BROKEN
+            assert last.reason.startswith(f"switch: {second.address}: ")
+        watcher.await_more()
+    assert watcher.noticed() == UNNOTICED
+    assert_works_again(three)
+
+
+def test_a_host_that_freezes_before_any_switch(three: HostSite) -> None:
+    """Its kernel still takes connections. Everything serves on as it was, untouched."""
+    third = three.hosts[2]
+    served = pids(three)
+    with Silence(third.frozen()) as silence:
+        said = failed_deploy(three, third, silence, after="unpack")
+        assert (third.address, Kind.FAILED) in three.outcome("install")
+        assert "takes the connection, and says nothing" in said
+    assert pids(three) == served
+    assert_works_again(three)
+
+
+def test_the_only_host_falls_silent_before_its_switch(served: HostSite) -> None:
+    """What was begun there is tidied up by the next deploy; nobody had to be disturbed."""
+    [host] = served.hosts
+    process = pids(served)
+    with Silence(host.silent()) as silence:
+        said = failed_deploy(served, host, silence, after="unpack")
+        assert ("", Kind.FAILED) in served.outcome("install")
+        assert "does not answer" in said
+    assert pids(served) == process
+    assert leftovers(served) != [], "there was nothing to tidy up"
+    assert_works_again(served)
