@@ -332,10 +332,14 @@ def test_a_signing_key_is_a_private_key_without_a_passphrase() -> None:
 def test_a_database_url_is_the_address_of_a_postgresql_server() -> None:
     good("database_url", b"postgresql://chat:p%40ss@db.example.net:5432/chat")
     good("database_url", b"postgres://db/chat?sslmode=verify-full")
+    good("database_url", b"postgres://chat:x@db1:5432,db2,[::1]:6543/chat")
     for wrong in (b"mysql://db/chat-hunter2", b"db.example.net-hunter2", b"\xff", b"postgres:///x",
-                  b"postgresql://[hunter2/x"):  # fmt: skip
+                  b"postgresql://[hunter2/x", b"postgresql://chat:hunter2/1@db/chat",
+                  b"postgresql://chat:1/hunter2@db/chat", b"postgresql://chat:1?hunter2@db/chat",
+                  b"postgresql://db:hunter2/chat"):  # fmt: skip
         assert fault("database_url", wrong) == (
-            "is no address like postgresql://USER:PASSWORD@HOST:PORT/NAME"
+            "is no address like postgresql://USER:PASSWORD@HOST:PORT/NAME (in the password, write "
+            "/ as %2F, ? as %3F, # as %23, @ as %40 and % as %25)"
         )
 
 
