@@ -350,6 +350,8 @@ def _check_monitoring(
     document: Document, path: tuple[Key, ...], settings: Settings, model: Local | Ssh
 ) -> Iterator[Problem]:
     """Check that the host that watches reaches the metrics of every host."""
+    if model.monitoring.probe_key is not None:
+        yield from _check_probe_key(document, (*path, "monitoring", "probe_key"), settings, model)
     if (watching := model.monitoring.host) is None:
         return
     if isinstance(model, Local):
@@ -362,6 +364,18 @@ def _check_monitoring(
         why = f"is on loopback of each host, where monitoring.host ({watching}) does not reach it; "
         why += f"set 0.0.0.0, and have a firewall let it alone reach port {service.admin_port}"
         yield document.problem((*path, "chat", "service", "admin_host"), why)
+
+
+def _check_probe_key(
+    document: Document, path: tuple[Key, ...], settings: Settings, model: Local | Ssh
+) -> Iterator[Problem]:
+    """Check that there is a probe that signs with it, and a service that takes its tokens."""
+    if model.monitoring.host is None:
+        why = "is for the probe of a monitoring host, and monitoring.host names none; "
+        yield document.problem(path, why + "on this machine it signs as `opskit smoke` does")
+    elif not (settings.auth.jwks_file or settings.auth.jwks_url):
+        why = "has no key set that its public half could be in; give secrets.jwks, or remove it: "
+        yield document.problem(path, why + "without it the probe signs with the jwt_secret")
 
 
 def _own_settings(layout: Layout, secrets: Iterable[str]) -> list[tuple[str, str]]:

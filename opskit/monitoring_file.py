@@ -137,6 +137,7 @@ class Monitoring(_Section):
 
     Attributes:
         host: the machine that does, over SSH; None: the one where `opskit monitor` is run.
+        probe_key: the private key that its probe signs tokens with; None: the shared secret.
     """
 
     host: Annotated[str, AfterValidator(host_names.checked)] | None = None
@@ -146,6 +147,7 @@ class Monitoring(_Section):
     scrape_interval: Annotated[int, Field(ge=1, le=60)] = 15
     retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     probe_interval: Annotated[int, Field(ge=5, le=86_400)] = 300
+    probe_key: Reference | None = None
     grafana_url: Address = "http://127.0.0.1:3000"
     runbooks_url: Address | Literal["docs/runbooks"] = "docs/runbooks"
     alerts: Alerts = Alerts()

@@ -48,7 +48,7 @@ def monitor(
         return
     changes = watch(environment, site)
     if as_json:
-        print_json({"environment": env, **views.changes_json(site, changes)})
+        print_json({"environment": env, **views.changes_json(environment, site, changes)})
     else:
         views.show_changes(session.ui(), environment, site, changes)
 
@@ -69,7 +69,9 @@ def _monitor_there(environment: Environment, *, stop: bool, as_json: bool) -> No
             return
         changes = watch(site, session.fleet(environment.name))
         if as_json:
-            print_json({"environment": environment.name, **views.changes_json(site, changes)})
+            print_json(
+                {"environment": environment.name, **views.changes_json(environment, site, changes)}
+            )
         else:
             views.show_changes(session.ui(), environment, site, changes)
 

@@ -52,6 +52,7 @@ def _here(act: Act) -> None:
 
 def _on_its_host(act: Act) -> None:
     """Bring it there."""
+    from opskit.observe.probing import warning
     from opskit.observe.remote import remote_site, watch
 
     with remote_site(act.environment) as site:
@@ -60,6 +61,7 @@ def _on_its_host(act: Act) -> None:
             site.probe()
         else:
             watch(site, act.fleet, release_name(act.number))
+            act.warnings += filter(None, [warning(act.environment)])
         site.say_deployed(act.fleet.lead.record())
 
 

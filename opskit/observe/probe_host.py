@@ -15,7 +15,6 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from secrets import token_bytes
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
@@ -28,15 +27,20 @@ def main(*, check: bool) -> int:
     from chatservice.auth import sign
     from checks.smoke import Report, SmokeTarget, run_smoke
     from opskit.observe.probe import certificate_validity, export, finished, probe_metrics
+    from opskit.signing import with_key, with_secret
 
     if check:
         return 0
-    secret = Path(told["secret"]).read_bytes().removesuffix(b"\n")
+    secret = Path(told["secret"]).read_bytes()
     issued = partial(sign, issuer=told["issuer"], audience=told["audience"])
+    if told["key_id"] is None:
+        signs = with_secret(secret.removesuffix(b"\n"), issued)
+    else:
+        signs = with_key(secret, issued, kid=told["key_id"])
     target = SmokeTarget(
         base_url=told["url"],
-        sign=partial(issued, secret),
-        sign_bad=partial(issued, token_bytes(48)),
+        sign=signs.sign,
+        sign_bad=signs.bad,
         origins=tuple(told["origins"]),
         presence_grace=told["presence_grace"],
         history_keep=told["history_keep"],

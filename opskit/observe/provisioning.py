@@ -16,7 +16,7 @@ from opskit.commands import monitoring as commands
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.observe.places import ROOT, root_of, unit_of
-from opskit.observe.probing import probes
+from opskit.observe.probing import probes, warning
 from opskit.observe.systemd import (
     UNITS,
     USER,
@@ -71,11 +71,13 @@ def changes(environment: Environment, host: str, seen: Seen) -> list[Change]:
 def warnings(environment: Environment) -> list[str]:
     """Give what a person should know about how it is watched."""
     bound, watching = environment.settings.service, environment.monitoring.host
+    found = [one for one in [warning(environment)] if one]
     if not watching or bound.admin_host not in ("0.0.0.0", "::"):  # noqa: S104 - recognised
-        return []
+        return found
     return [
+        *found,
         f"every host answers on port {bound.admin_port}, which asks for no token, on all of its "
-        f"addresses: have a firewall let {watching} alone reach it"
+        f"addresses: have a firewall let {watching} alone reach it",
     ]
 
 

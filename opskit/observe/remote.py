@@ -29,7 +29,7 @@ from opskit.observe.probe import deployment_metrics
 from opskit.observe.probing import (
     REPOSITORY,
     RUN,
-    SIGNED_WITH,
+    key_of,
     layer_key_of,
     probe_files,
     probes,
@@ -269,10 +269,13 @@ def watch(site: RemoteSite, fleet: Fleet, release: str = "") -> Changes:
     if probes(environment):
         from opskit.smoke import authorities
 
-        secrets |= {SIGNED_WITH: environment.resolve_secrets()[SIGNED_WITH]}
+        key = key_of(environment)
+        secrets |= {key.name: key.value}
         layer = site.bring_layer()
         certificates = authorities(fleet)
-        rendered |= probe_files(environment, site.root, layer=layer, certificates=certificates)
+        rendered |= probe_files(
+            environment, site.root, key=key, layer=layer, certificates=certificates
+        )
     changes = site.apply(rendered, secrets, release)
     site.probe()
     return changes

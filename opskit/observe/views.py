@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opskit.durations import short
+from opskit.observe.probing import warning
 from opskit.ui import Ui, nearby
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ _STYLES = {"critical": "red", "warning": "yellow", "none": "dim"}
 # --- monitor ----------------------------------------------------------------------------------
 
 
-def changes_json(site: MonitoringSite | RemoteSite, changes: Changes) -> dict[str, Any]:
+def changes_json(
+    environment: Environment, site: MonitoringSite | RemoteSite, changes: Changes
+) -> dict[str, Any]:
     """Give what was done for --json; the keys are stable."""
     return {
         "configuration": changes.configuration,
@@ -35,6 +38,7 @@ def changes_json(site: MonitoringSite | RemoteSite, changes: Changes) -> dict[st
         "reloaded": list(changes.reloaded),
         "prometheus": site.prometheus_url,
         "alertmanager": site.alertmanager_url,
+        "warnings": [one for one in [warning(environment)] if one],
     }
 
 
@@ -55,8 +59,10 @@ def show_changes(
     ui.say(f"  {paint('dim', 'alertmanager ')} {paint('cyan', site.alertmanager_url)}")
     ui.say(f"  {paint('dim', 'configuration')} {_place(site.current)} ({changes.configuration})")
     receivers = environment.monitoring.receivers
+    warnings = [warning(environment)]
     if not (receivers.webhook or receivers.email or receivers.slack):
-        ui.warnings(["nobody is told of alerts: name somebody under monitoring.receivers"])
+        warnings.append("nobody is told of alerts: name somebody under monitoring.receivers")
+    ui.warnings([ui.runnable(one) for one in warnings if one])
     ui.suggest(
         [
             (f"alerts {name}", "see what fires"),

@@ -581,9 +581,9 @@ def test_every_other_setting_is_shown_at_its_real_default_too() -> None:
     assert set(dev_["secrets"]) == set(SECRETS)
     watched = dev_["monitoring"]
     assert watched.pop("receivers").keys() == Receivers.model_fields.keys()
-    assert watched == Monitoring().model_dump(exclude={"receivers", "host"})
+    assert watched == Monitoring().model_dump(exclude={"receivers", "host", "probe_key"})
     assert set(prod) == set(Ssh.model_fields) - {"chat", "releases", "smoke"}
-    assert set(prod["monitoring"]) == {"host"}
+    assert set(prod["monitoring"]) == {"host", "probe_key"}
     for name in ("root", "python", "platform"):
         assert prod[name] == Ssh.model_fields[name].default
     assert dev_["url"] == load_environments(COMMITTED).get("dev").base_url

@@ -22,7 +22,8 @@ from chatservice.auth import Authenticator
 from chatservice.identity import AuthError
 from opskit.environment import Environment, load_environments
 from opskit.failure import Misuse
-from opskit.tokens import issue, key_id, signer
+from opskit.signing import key_id
+from opskit.tokens import issue, signer
 
 SECRET = b"a-secret-of-more-than-thirty-two-bytes"
 
