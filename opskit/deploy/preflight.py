@@ -62,14 +62,15 @@ def tools(environment: Environment, facts: Facts) -> Verdict:
 
 def room(environment: Environment, facts: Facts) -> Verdict:
     """The file system of the root has room for a release and its layer."""
-    free = f"{facts.free_bytes / 1e9:.1f} GB free"
     if facts.free_bytes < FREE_BYTES:
-        hint = f"make room: at least {FREE_BYTES / 1e9:.1f} GB are needed"
-        return Verdict("disk", False, f"only {free} at {environment.root}", hint)
+        free, needed = facts.free_bytes / 1e6, FREE_BYTES / 1e6
+        detail = f"only {free:.0f} MB free at {environment.root}, a deploy needs {needed:.0f} MB"
+        hint = "make room there (see with: df -h; du -xh / | sort -h | tail); a rollback needs none"
+        return Verdict("disk", False, detail, hint)
     if 0 < facts.free_files < FREE_FILES:
         hint = f"remove files: at least {FREE_FILES} must be possible"
         return Verdict("disk", False, f"only {facts.free_files} more files are possible", hint)
-    return Verdict("disk", True, free)
+    return Verdict("disk", True, f"{facts.free_bytes / 1e9:.1f} GB free")
 
 
 def permission(environment: Environment, facts: Facts) -> Verdict:

@@ -81,7 +81,7 @@ def test_our_own_process_is_no_obstacle(environment: Environment) -> None:
     [
         ({"python": "3.8.1"}, "python", "Python 3.8.1, x86_64"),
         ({"tools": {"flock": False, "tar": True}}, "tools", "not installed: flock"),
-        ({"free_bytes": 10**6}, "disk", "only 0.0 GB free at "),
+        ({"free_bytes": 10**6}, "disk", "only 1 MB free at "),
         ({"free_files": 17}, "disk", "only 17 more files are possible"),
         ({"writable": False}, "root", "cannot be written by user 1000"),
         ({"bindable": {8765: "Permission denied"}}, "port", "127.0.0.1:8765: Permission denied"),
