@@ -27,7 +27,7 @@ from opskit.deploy.plan import Event, Kind
 from opskit.deployments import Record
 from opskit.environment import Environment, load_environments
 from opskit.facts import Facts
-from opskit.fleet import Fleet, connect
+from opskit.fleet import Fleet, connect, with_surplus
 from opskit.target import Target
 from tests.service_process import REPOSITORY, free_ports
 from tests.source_tree import SourceTree
@@ -256,7 +256,7 @@ class Site(SourceTree):
 
     def close(self) -> None:
         """End every process of the site."""
-        for target in self.fleet.nodes:
+        for target in with_surplus(self.fleet).nodes:
             pids = [one.pid for one in target.survey().processes]
             if pids:
                 command = service.end(target.root, pids, python=target.python, seconds=5.0)
