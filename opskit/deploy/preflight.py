@@ -107,6 +107,12 @@ def _port(environment: Environment, facts: Facts, key: str, host: str, port: int
         return Verdict(name, True, f"{address} is free")
     if listener.pid in ours:
         return Verdict(name, True, f"{address} is {release_name(ours[listener.pid])}'s")
+    for number in facts.running_beyond(environment.nodes):
+        if listener.pid in [one.pid for one in facts.nodes[number]]:
+            detail = f"{address} is in use by node {number} (pid {listener.pid}), one too many now"
+            return Verdict(
+                name, False, detail, f"end it, and all others: opskit stop {environment.name}"
+            )
     who = (
         f"pid {listener.pid} ({listener.command[:120]})"
         if listener.pid

@@ -76,6 +76,18 @@ def test_our_own_process_is_no_obstacle(environment: Environment) -> None:
     assert bad(environment, facts) == []
 
 
+def test_a_node_too_many_on_the_port_is_ours_to_stop(environment: Environment) -> None:
+    """No process to kill by hand: it is a node that the environment had."""
+    facts = replace(
+        FINE,
+        listeners=(Listener(8765, 4711, "python run.py serve"),),
+        nodes={2: (Process(4711, 3, 0.0),)},
+    )
+    detail = "127.0.0.1:8765 is in use by node 2 (pid 4711), one too many now"
+    hint = "end it, and all others: opskit stop dev"
+    assert bad(environment, facts) == [("port", detail, hint)]
+
+
 @pytest.mark.parametrize(
     ("change", "name", "detail"),
     [
