@@ -17,7 +17,8 @@ from contextlib import closing
 from pathlib import Path
 from time import monotonic
 
-from tests.chaos.history import Record
+from chatservice.protocol import Welcome
+from tests.chaos.history import Record, Vantage
 from tests.service_process import REPOSITORY, ServiceFailed, ServiceProcess
 
 TAKE_OVER_SECONDS = 0.5
@@ -61,6 +62,14 @@ class Disruptions:
         """
         goal = acknowledged(self._records) + count
         await self.until(lambda records: acknowledged(records) >= goal)
+
+    async def everybody(self, count: int) -> None:
+        """Leave the service alone until so many devices have been let in.
+
+        Raises:
+            TimeoutError: they were not.
+        """
+        await self.until(lambda records: _let_in(records) >= count)
 
     async def until(self, happened: Callable[[Sequence[Record]], bool]) -> None:
         """Leave the service alone until something is on the record.
@@ -186,3 +195,15 @@ class Disruptions:
 def acknowledged(records: Sequence[Record]) -> int:
     """Count the acknowledgements on record."""
     return sum(1 for record in records for _ in record.acks)
+
+
+def _let_in(records: Sequence[Record]) -> int:
+    """Count the devices with a welcome on record, each once, however often it came."""
+    return len(
+        {
+            record.device.partition("#")[0]
+            for record in records
+            if record.vantage is not Vantage.EVENTS
+            and any(isinstance(event.frame, Welcome) for event in record.received())
+        }
+    )

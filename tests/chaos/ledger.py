@@ -40,6 +40,8 @@ class Rules:
             somebody went offline.
         skew: how far apart two devices of the load may note the same moment; the load measures
             it as the longest stall of its own event loop.
+        lag: how much later than one node another may tell who came and went, each in order: for
+            as long as it is frozen, or hears nothing of the others; 0 for one process.
         errors: codes of error frames that the run provokes.
     """
 
@@ -47,6 +49,7 @@ class Rules:
     keep: int = 1000
     late: float = 10.0
     skew: float = 0.5
+    lag: float = 0.0
     errors: frozenset[str] = frozenset()
 
 

@@ -242,8 +242,11 @@ class Load:
                 )
         except TimeoutError:
             return "the service does not answer a ping"
-        for device, seq in zip(self.present.values(), newest, strict=True):
-            if device.seq < seq:
+        known: dict[str, int] = {}
+        for seat, seq in zip(self.present, newest, strict=True):
+            known[seat.workspace] = max(seq, known.get(seat.workspace, 0))
+        for seat, device in self.present.items():  # whose own node may not know it yet
+            if device.seq < (seq := known[seat.workspace]):
                 return f"{device.record.device} has seen {device.seq} of {seq}"
         return self._wrongly_shown()
 

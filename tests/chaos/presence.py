@@ -112,9 +112,9 @@ class _Shown:
                 pass
 
     def _too_early(self, at: float, user: str, up: dict[str, list[Span]]) -> _Faults:
-        skew = self._rules.skew
+        skew, lag = self._rules.skew, self._rules.lag
         for span in up.get(user, ()):
-            if span.begin < at - skew and span.end > at + skew:
+            if span.begin < at - max(skew, lag) and span.end > at + skew:
                 yield (
                     Fault.ABSENT,
                     f"{user} went offline {at - span.begin:.1f} s into a connection that lasted",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from chatservice.protocol import ReadCursor
+from chatservice.protocol import Presence, PresenceChange, ReadCursor
 
 # These enter what they break in the table.
 from tests.chaos import breakage_delivery, breakage_presence, breakage_store  # noqa: F401
@@ -119,6 +120,43 @@ def test_a_count_on_a_record_that_begins_from_a_number_covers_what_came_before_i
     assert judged(case_of(world)).faults == {Fault.UNREAD}
 
 
+@pytest.mark.parametrize(
+    ("late", "lag", "faults"),
+    [(1.0, 2.0, set()), (1.0, 0.0, {Fault.ABSENT}), (2.5, 2.0, {Fault.ABSENT})],
+)
+def test_a_node_that_lags_may_say_late_who_went_and_came_back(
+    late: float, lag: float, faults: set[Fault]
+) -> None:
+    """But not that somebody went who has been there for longer than any node lags."""
+    world = World(1)
+    ann, bob = world.add("ann", 0, raw=True), world.add("bob", 0, raw=True)
+    world.connect(ann)
+    world.connect(bob)
+    world.drop(ann)
+    world.wait(GRACE)
+    world.connect(ann)
+    back = world.now
+    for _ in range(2):
+        world.wait(1.5)
+        world.look_around(ann)
+    world.finish()
+    changes = [
+        frame for event in bob.record.received() if isinstance(frame := event.frame, PresenceChange)
+    ]
+    assert [change.state for change in changes] == [Presence.OFFLINE, Presence.ONLINE]
+    told = [Received(back + late, change) for change in changes]
+    others = [
+        event
+        for event in bob.record.events
+        if not (isinstance(event, Received) and event.frame in changes)
+    ]
+    bob.record.events = sorted([*others, *told], key=lambda event: event.at)
+
+    verdict = check(world.records, world.stored(), replace(RULES, lag=lag))
+
+    assert verdict.faults == faults, str(verdict)
+
+
 @pytest.mark.parametrize("name", BREAKAGES)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_breakage_is_found_and_nothing_else(name: str, seed: int) -> None:
@@ -137,9 +175,9 @@ def test_every_fault_has_a_breakage() -> None:
 events = st.lists(
     st.tuples(
         st.sampled_from(
-            (*OFTEN, *OFTEN, "drop", "leave", "wait", "crash", "refuse", "look_around")
+            (*OFTEN, *OFTEN, "drop", "leave", "come_back", "wait", "crash", "refuse", "look_around")
         ),
-        st.integers(0, 7),
+        st.integers(0, 9),
         st.integers(0, 3),
     ),
     min_size=20,
@@ -148,10 +186,10 @@ events = st.lists(
 
 
 def happen(happenings: list[tuple[str, int, int]]) -> World:
-    """Have things happen to a new world, and finish."""
+    """Have things happen to a new world, in which people come back where they were; finish."""
     world = populated()
     for what, number, choice in happenings:
-        device = world.devices[number]
+        device = world.devices[number % len(world.devices)]
         if what == "wait":
             world.wait(choice * 0.7 * GRACE)
         elif what == "crash":

@@ -43,7 +43,7 @@ async def test_ten_handovers_under_200_sends_a_second(
     results = []
 
     async def hand_over_again_and_again(disruptions: Disruptions) -> None:
-        await disruptions.progress(CLIENTS)
+        await disruptions.everybody(CLIENTS)
         for _ in range(HANDOVERS):
             await disruptions.take_over()
             results.append((await asyncio.to_thread(status, service))["last_start"])

@@ -175,6 +175,13 @@ class World:
         for record in device.records:
             record.events.append(Left(at))
 
+    def come_back(self, device: Device) -> Device | None:
+        """Somebody who left returns, and begins where they were: another record, not connected."""
+        if not device.left or device.given is not None:
+            return None
+        room = self.rooms.index(self._room(device))
+        return self.add(device.user, room, raw=True, after=None if device.fresh else device.seq)
+
     def _gone(self, device: Device) -> None:
         device.connected = False
         room = self._room(device)
