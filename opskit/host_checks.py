@@ -11,7 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from opskit.commands import inspection
@@ -51,7 +51,8 @@ class HostFacts:
         memory, available: bytes, all of it and what is free for new processes.
         skew: seconds by which its clock is ahead of ours, as far as that can be told.
         ports: who listens on each port; empty when nobody does.
-        stores: what came of connecting to each store: `ok`, or why not.
+        stores: what came of connecting to each server: `ok`, or why not.
+        disks: bytes free at each path.
     """
 
     system: str
@@ -64,6 +65,7 @@ class HostFacts:
     skew: float
     ports: Mapping[int, str]
     stores: Mapping[str, str]
+    disks: Mapping[str, int] = field(default_factory=dict)
 
 
 def parse_facts(text: str, *, before: float, after: float) -> HostFacts:
@@ -94,6 +96,11 @@ def parse_facts(text: str, *, before: float, after: float) -> HostFacts:
             name.removeprefix("reach:"): said
             for name, said in fields.items()
             if name.startswith("reach:")
+        },
+        disks={
+            name.removeprefix("disk:"): int(free or 0)
+            for name, free in fields.items()
+            if name.startswith("disk:")
         },
     )
 

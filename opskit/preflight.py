@@ -27,6 +27,10 @@ def examine(fleet: Fleet) -> list[Verdict]:
     looked = fleet.each(lambda node: _examine(node, address))
     for node, verdicts_there in zip(fleet.nodes, looked, strict=True):
         found += [replace(one, node=node.name if several else "") for one in verdicts_there]
+    if fleet.environment.monitoring.host:
+        from opskit.observe.host_checks import inspect_monitoring  # here: it loads an HTTP client
+
+        found += inspect_monitoring(fleet.environment)
     if fleet.environment.target == "ssh":
         found += inspect_address(fleet.environment)
     elif address is not None:

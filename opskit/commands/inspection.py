@@ -12,7 +12,7 @@ from opskit.commands import Command, script
 from opskit.commands.host import program
 
 REACH_SECONDS = 5
-"""How long a host may take to connect to a store."""
+"""How long a host may take to connect to a server."""
 
 _INSPECT = r"""
 export LC_ALL=C
@@ -43,22 +43,34 @@ for thing in "$@"; do
         *) say "reach:$name" "$(printf '%s\n' "$why" | head -n 1 | sed 's/.*: //')" ;;
       esac
       ;;
+    disk)
+      place=$name
+      until [ -d "$place" ]; do place=$(dirname "$place"); done
+      say "disk:$name" "$(df -B1 --output=avail "$place" | tail -n 1 | tr -d ' ')"
+      ;;
   esac
 done
 """
 
 
-def inspect(python: str, ports: Sequence[int], stores: Sequence[str]) -> Command:
+def inspect(
+    python: str,
+    ports: Sequence[int],
+    servers: Sequence[str],
+    disks: Sequence[PurePosixPath] = (),
+) -> Command:
     """Look at a host.
 
     Args:
         python: the interpreter that shall run the service.
         ports: TCP ports whose listeners are asked for.
-        stores: `host:port` of each server that the host must reach.
+        servers: `host:port` of each that the host must reach.
+        disks: paths, there or not yet, whose file system's free bytes are asked for.
     """
-    things = [*(f"port:{port}" for port in ports), *(f"reach:{store}" for store in stores)]
+    things = [*(f"port:{port}" for port in ports), *(f"reach:{server}" for server in servers)]
+    things += [f"disk:{path}" for path in disks]
     text = f"LIMIT={REACH_SECONDS}\n{_INSPECT.lstrip()}"
-    seconds = 30.0 + REACH_SECONDS * len(stores)
+    seconds = 30.0 + REACH_SECONDS * len(servers)
     return Command(
         script(text, python, *things), "inspect the host", "inspect", changes=False, timeout=seconds
     )
