@@ -27,6 +27,7 @@ SPEED: Final = 30.0
 TOKEN: Final = "a-token-that-nobody-may-see"
 ROOT: Final = "/opt/chat-monitoring/prod"
 DEADLINE: Final = 60.0
+TIMER: Final = "opskit-probe-prod.timer"
 
 
 @pytest.fixture
@@ -106,6 +107,11 @@ def silences(host: Host) -> list[str]:
     return [one["comment"] for one in said]
 
 
+def checks_of(found: list[dict[str, Any]], host: Host) -> list[dict[str, Any]]:
+    """Give what `check` says of a monitoring host."""
+    return [one for one in found if one["node"] == f"{host.address} (monitoring)"]
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_host_watches_another_and_tells_of_its_death(
     new_hosts: NewHosts, provisioned: Path, tmp_path: Path, layers: Path, receiver: Receiver
@@ -136,6 +142,16 @@ def test_a_host_watches_another_and_tells_of_its_death(
     until(lambda: asked(watcher, "opskit_probe_success == 1"), "probed by its own smoke test")
     assert "prod.timer" in watcher.text("systemctl", "list-timers", "--no-pager")
     chat.run("systemctl", "start", "opskit-sweep-prod.service")
+    checked = json.loads(site.opskit("check", "prod", "--json").stdout)["checks"]
+    table = [one for one in checks_of(checked, watcher) if not one["ok"]]
+    assert (len(checks_of(checked, watcher)), table) == (13, [])
+    status = json.loads(site.opskit("status", "prod", "--json").stdout)["monitoring"]
+    assert {one["name"]: one["state"] for one in status["programs"]} == {
+        "alertmanager": "active", "exporter": "active", "prometheus": "active", "probe": "active",
+    }  # fmt: skip
+    assert all(0 < one["seconds"] < 600 for one in status["programs"])
+    assert (status["host"], status["releases"]) == (watcher.address, ["v1"])
+    assert f"configs/{status['configuration']}" == first
     secret = watcher.text("stat", "-c", "%a %U %G", f"{ROOT}/secrets/webhook_token").strip()
     assert secret == f"640 root {USER}"
     assert watcher.text("systemctl", "is-active", "prometheus.service", check=False) == (
@@ -171,6 +187,8 @@ def test_a_host_watches_another_and_tells_of_its_death(
     assert heard.authorization == f"Bearer {TOKEN}"
     assert heard.annotations["runbook_url"] == "docs/runbooks/ChatDown.md"
     assert "ChatDown" in names(site)
+    said = site.opskit("status", "prod")
+    assert (said.returncode, "critical ChatDown for " in said.stdout) == (1, True), said.stdout
     assert site.opskit("alerts", "prod").returncode == 1
     mended = time.monotonic()
     chat.run("mv", "/opt/chat/releases/v1/run.away", "/opt/chat/releases/v1/run.py")
@@ -200,3 +218,23 @@ def test_a_host_watches_another_and_tells_of_its_death(
     assert rolled.warnings == []
     assert live(watcher) == first
     assert "0.4321" not in watcher.text("curl", "-s", "http://127.0.0.1:9090/api/v1/rules")
+
+    # To a release that nothing is known of: what is live stays, and that is said.
+    watcher.run("rm", f"{ROOT}/releases/v2")
+    operation = operations.rollback(site.connect(), 2, observe=lambda event: None, timing=TIMING)
+    operation.act.smoke = quick_smoke
+    [warning] = site.run(operation).warnings
+    assert f"belonged to v2: {first.removeprefix('configs/')} (of v1) stays live" in warning
+    assert live(watcher) == first
+
+    # Nobody is to watch any more: the probe ends, too, and comes back with the rest.
+    stopped = json.loads(site.opskit("monitor", "prod", "--stop", "--json").stdout)["stopped"]
+    assert set(stopped) == {"probe", "prometheus", "alertmanager", "exporter"}
+    assert watcher.text("systemctl", "is-active", TIMER, check=False) == "inactive\n"
+    status = json.loads(site.opskit("status", "prod", "--json").stdout)["monitoring"]
+    assert {one["state"] for one in status["programs"]} == {"inactive"}
+    assert f"http://127.0.0.1:9093 of {watcher.address}" in status["silence"]
+    again = json.loads(site.opskit("provision", "prod", "--json").stdout)
+    assert [one["changes"] for one in again["hosts"]] == [[], []]
+    assert site.opskit("monitor", "prod").returncode == 0
+    assert watcher.text("systemctl", "is-active", TIMER) == "active\n"

@@ -168,6 +168,15 @@ def test_one_that_was_killed_is_started_again(watched: Watched) -> None:
     assert pid is not None
     os.kill(pid, 9)
     until(lambda: daemon.pid is None, "gone")
+    seen = watched.json("status", "dev")["monitoring"]
+    assert {one["name"]: one["state"] for one in seen["programs"]} == {
+        "alertmanager": "failed", "exporter": "active", "prometheus": "active",
+    }  # fmt: skip
+    assert (
+        seen["silence"] == f"Alertmanager does not answer at {watched.monitoring.alertmanager_url}"
+    )
+    assert (seen["alerts"], seen["next"]) == (None, "opskit monitor dev")
+    assert "alertmanager failed" in watched.opskit("status", "dev")
     assert watched.json("monitor", "dev")["started"] == ["alertmanager"]
 
 
@@ -234,6 +243,14 @@ def test_alerts_says_that_nothing_fires_and_what_does(watched: Watched) -> None:
     seen = watched.json("alerts", "dev")
     assert (seen["ok"], seen["watchdog"]) == (True, True)
     assert "nothing fires" in watched.opskit("alerts", "dev")
+    status = watched.json("status", "dev")["monitoring"]
+    assert status["alerts"] == {"ok": True, "watchdog": True, "alerts": []}
+    assert (status["host"], status["trouble"]) == (None, "")
+    assert all(0 < one["seconds"] < 3600 for one in status["programs"])
+    said = watched.opskit("status", "dev")
+    assert re.search(r"^  alerts +no alert fires$", said, re.M), said
+    live = live_of(watched)
+    assert re.search(rf"^  rules +{live}, of no release$", said, re.M), said
     watched.site.monitoring["alerts"]["certificate_days"] = 365
     watched.site.configure()
     watched.opskit("monitor", "dev")
@@ -241,6 +258,8 @@ def test_alerts_says_that_nothing_fires_and_what_does(watched: Watched) -> None:
     said = watched.opskit("alerts", "dev", status=1)
     assert "ChatCertificateExpiring" in said
     assert "do:   docs/runbooks/ChatCertificateExpiring.md" in said
+    said = watched.opskit("status", "dev")  # it serves well: that is what its exit status is about
+    assert re.search(r"^  alerts +critical ChatCertificateExpiring for [\d.]+ ", said, re.M), said
     del watched.site.monitoring["alerts"]["certificate_days"]
     watched.site.configure()
     watched.opskit("monitor", "dev")
@@ -398,8 +417,33 @@ def test_the_rules_go_with_the_release_and_a_rollback_brings_the_old_ones_back(
     act = site.rollback(1)
     assert (act.name, act.warnings) == ("v1", [])
     assert "ratio_rate5m > 0.05" in _rule(watched, "ChatErrorRatio")
+    status = watched.json("status", "dev")["monitoring"]
+    assert (status["configuration"], status["releases"]) == (live_of(watched), ["v1"])
     silenced = httpx.get(f"{watched.monitoring.alertmanager_url}/api/v2/silences").json()
     assert {m["value"] for one in silenced for m in one["matchers"]} == {"dev", "connections"}
+
+
+def live_of(watched: Watched) -> str:
+    return Path(os.readlink(watched.monitoring.current)).name
+
+
+def test_a_rollback_that_the_rules_cannot_follow_says_which_stay_and_what_to_do(
+    watched: Watched,
+) -> None:
+    """To a release of which no configuration is known; that of v1 is live, and stays."""
+    known = watched.monitoring.root / "releases/v2"
+    known.unlink()
+    live = live_of(watched)
+    act = watched.site.rollback(2)
+    assert (act.name, live_of(watched)) == ("v2", live)
+    [warning] = act.warnings
+    assert warning.startswith(
+        "no configuration of the monitoring is known that belonged to v2: "
+        f"{live} (of v1) stays live, with its rules and thresholds; "
+    )
+    assert "opskit monitor dev" in warning
+    assert not known.exists(), "it is no more v2's than before"
+    assert watched.json("status", "dev")["monitoring"]["releases"] == ["v1"]
 
 
 def test_a_deployment_is_not_stopped_by_a_monitoring_that_cannot_follow(watched: Watched) -> None:
@@ -433,6 +477,7 @@ def test_stopped_nobody_watches_and_that_is_said(watched: Watched) -> None:
     assert "nobody watches: Alertmanager does not answer" in said["error"]
     assert said["next"] == "opskit monitor dev"
     assert watched.json("monitor", "dev", "--stop")["stopped"] == []
+    assert watched.json("status", "dev")["monitoring"] is None, "nobody wants it to be watched"
     # What answers on a port that somebody else has would not be ours.
     port = watched.monitoring.monitoring.prometheus_port
     with socket.create_server(("127.0.0.1", port)):
