@@ -148,6 +148,10 @@ class Looking:
                 self._found.append(look(environment, executor))
         except Failure as failure:
             self._found.append(_unseen(environment, str(failure), failure.hint))
+        except Exception as error:  # whatever it is: `status` has more to tell than this
+            where = environment.monitoring.host or "this machine"
+            why = f"{where}: its monitoring cannot be looked at: {error!r}"
+            self._found.append(_unseen(environment, why, ""))
 
 
 def look(environment: Environment, executor: Executor) -> Standing:
@@ -210,7 +214,8 @@ def _alerts(
                 raise ValueError
             parsed[name] = json.loads(answer["body"])
         except ValueError:
-            silent[name] = f"{_NAMES[name]} does not answer at {_address(environment, name)}"
+            how = f"answers with HTTP {answer['status']}" if answer["status"] else "does not answer"
+            silent[name] = f"{_NAMES[name]} {how} at {_address(environment, name)}"
     if "alertmanager" not in parsed:
         return None, silent
     rules = parsed["prometheus"]["data"]["alerts"] if "prometheus" in parsed else []

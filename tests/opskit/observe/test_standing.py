@@ -209,6 +209,21 @@ def test_silence_of_the_watchdog_is_not_taken_for_peace(environment: Environment
     assert line == "alerts: the watchdog does not fire, so that no other alert would be told"
 
 
+def test_what_answers_otherwise_than_it_should_is_said_with_its_address(
+    environment: Environment,
+) -> None:
+    """A proxy, or another program that has the port."""
+    said = seen()
+    said["answers"]["alertmanager"] = {"status": 503, "body": "<h1>busy</h1>"}
+    standing = read(environment, said)
+    assert standing.silence == (
+        "Alertmanager answers with HTTP 503 at http://127.0.0.1:9093 of monitor"
+    )
+    said["answers"]["alertmanager"] = {"status": 0, "body": "Connection refused"}
+    where = "Alertmanager does not answer at http://127.0.0.1:9093 of monitor"
+    assert shown(read(environment, said))[-1] == f"alerts: {where}; next: opskit monitor prod"
+
+
 def test_what_does_not_run_is_named_with_what_to_do(environment: Environment) -> None:
     """What has no unit needs provisioning; what was stopped or died is started again."""
     stopped = seen(WATCHDOG)
