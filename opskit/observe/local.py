@@ -59,7 +59,12 @@ def watch(environment: Environment, site: MonitoringSite) -> Changes:
         Failure: see `MonitoringSite.apply`.
     """
     secrets = resolve_secrets(environment)
-    return site.apply(render_monitoring(environment, root=site.root), secrets)
+    changes = site.apply(render_monitoring(environment, root=site.root), secrets)
+    current = Path(environment.layout.current)
+    if environment.target == "local" and current.is_symlink():
+        # So that a release that was deployed before it was watched can be rolled back to, whole.
+        site.remember(current.readlink().name, first=True)
+    return changes
 
 
 def resolve_secrets(environment: Environment) -> dict[str, Secret]:

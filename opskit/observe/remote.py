@@ -22,6 +22,7 @@ from opskit.commands import monitoring as commands
 from opskit.deployments import Record
 from opskit.environment import Environment
 from opskit.failure import Failure
+from opskit.layout import release_name
 from opskit.observe.local import resolve_secrets
 from opskit.observe.places import executor_of, root_of, timer_of, unit_of
 from opskit.observe.probe import FILE as PROBED
@@ -76,7 +77,11 @@ class RemoteSite:
         return f"http://127.0.0.1:{self.environment.monitoring.alertmanager_port}"
 
     def apply(
-        self, rendered: Mapping[str, str], secrets: Mapping[str, Secret], release: str = ""
+        self,
+        rendered: Mapping[str, str],
+        secrets: Mapping[str, Secret],
+        release: str = "",
+        serving: str = "",
     ) -> Changes:
         """Make a configuration live there, and have everything run from it.
 
@@ -84,6 +89,7 @@ class RemoteSite:
             rendered: the files of the configuration.
             secrets: what receivers are told with.
             release: which it belongs to from now on; empty for none.
+            serving: the release to which it belongs if nothing does yet; empty for none.
 
         Raises:
             Failure: the host is not ready for it, it is not valid, or a program does not run from
@@ -97,7 +103,7 @@ class RemoteSite:
         replaced = self._write_secrets(secrets)
         try:
             self.executor.check(files.unpack(place, _archive(rendered)))
-            changes = self._switch(name, incoming, release, probes=RUN in rendered)
+            changes = self._switch(name, incoming, release, serving=serving, probes=RUN in rendered)
         except Failure:
             if replaced:
                 self.executor.check(secret_files.restore(self.root / "secrets"))
@@ -187,7 +193,9 @@ class RemoteSite:
             self.executor.check(secret_files.replace(path, value, group=USER))
         return bool(secrets)
 
-    def _switch(self, name: str, incoming: str, release: str, *, probes: bool) -> Changes | Stays:
+    def _switch(
+        self, name: str, incoming: str, release: str, *, serving: str = "", probes: bool
+    ) -> Changes | Stays:
         as_user = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--init-groups", "--reset-env")
         python = (python_of(self.environment), "-I", "-B")
         argvs = {
@@ -203,6 +211,7 @@ class RemoteSite:
             "configuration": name,
             "incoming": incoming,
             "release": release,
+            "serving": serving,
             "kept": RELEASES_KEPT,
             "checks": checks,
             "daemons": self._daemons(),
@@ -276,9 +285,18 @@ def watch(site: RemoteSite, fleet: Fleet, release: str = "") -> Changes:
         rendered |= probe_files(
             environment, site.root, key=key, layer=layer, certificates=certificates
         )
-    changes = site.apply(rendered, secrets, release)
+    changes = site.apply(rendered, secrets, release, serving="" if release else _current(fleet))
     site.probe()
     return changes
+
+
+def _current(fleet: Fleet) -> str:
+    """Give the release that shall serve; empty where there is none, or nobody tells."""
+    try:
+        current = fleet.lead.survey().current
+    except Failure:
+        return ""  # a host that is down is watched all the same
+    return release_name(current) if current else ""
 
 
 def _archive(rendered: Mapping[str, str]) -> bytes:

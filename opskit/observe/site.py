@@ -199,12 +199,17 @@ class MonitoringSite:
                 self._write_secret(name, value)
             return self._switch_to(self._install(files))
 
-    def remember(self, release: str) -> None:
-        """Note that what is live now belongs to a release, for when that is rolled back to."""
+    def remember(self, release: str, *, first: bool = False) -> None:
+        """Note that what is live now belongs to a release, for when that is rolled back to.
+
+        Args:
+            release: which.
+            first: leave it as it is where something is known to belong to it already.
+        """
         with self._alone():
-            live = self._live()
-            if live is not None:
-                _link(self.root / "releases" / release, Path("..") / "configs" / live)
+            live, link = self._live(), self.root / "releases" / release
+            if live is not None and not (first and link.is_dir()):
+                _link(link, Path("..") / "configs" / live)
 
     def restore(self, release: str) -> Changes | Stays:
         """Make what belonged to a release live again; where that is not known, all stays.

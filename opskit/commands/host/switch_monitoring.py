@@ -7,6 +7,7 @@ Runs on the monitoring host, as `python3 -I - ORDER`. The order is a JSON object
     incoming        the directory below `configs` that it was uploaded to
     checks          [{name, argv}] that must all be content; `@` in `argv` is that directory
     release         the release that it belongs to from now on; may be empty
+    serving         the release that serves, to which it belongs if none does yet; may be empty
     daemons         [{name, unit, port, ready, reloads}], in the order in which they are started
     kept            how many releases keep their configuration
 
@@ -83,6 +84,9 @@ def apply(root: Path, order: dict[str, Any]) -> dict[str, Any]:
             with contextlib.suppress(Trouble):  # what was wrong first is what is told
                 run(root, order["daemons"], before)
         raise
+    if belongs is None and order["serving"]:
+        first = root / "releases" / order["serving"]
+        belongs = None if first.is_dir() else first
     if belongs is not None:
         point(belongs, f"../configs/{name}")
     prune(root, {name, before}, order["kept"])

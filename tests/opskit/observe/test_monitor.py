@@ -137,6 +137,8 @@ def test_all_of_it_runs_as_it_should_and_a_second_time_changes_nothing(watched: 
     assert set(daemons) == {"prometheus", "alertmanager", "exporter"}
     pids = {name: daemon.pid for name, daemon in daemons.items()}
     assert all(daemon.current for daemon in daemons.values())
+    first = watched.monitoring.root / "releases/v1"
+    assert first.is_dir(), "it was deployed before it was watched, and can be rolled back to, whole"
     again = watched.json("monitor", "dev")
     assert (again["started"], again["restarted"], again["reloaded"]) == ([], [], [])
     assert not again["switched"]
@@ -249,8 +251,8 @@ def test_alerts_says_that_nothing_fires_and_what_does(watched: Watched) -> None:
     assert all(0 < one["seconds"] < 3600 for one in status["programs"])
     said = watched.opskit("status", "dev")
     assert re.search(r"^  alerts +no alert fires$", said, re.M), said
-    live = live_of(watched)
-    assert re.search(rf"^  rules +{live}, of no release$", said, re.M), said
+    live, whose = live_of(watched), "v1" if status["releases"] else "no release"
+    assert re.search(rf"^  rules +{live}, of {whose}$", said, re.M), said
     watched.site.monitoring["alerts"]["certificate_days"] = 365
     watched.site.configure()
     watched.opskit("monitor", "dev")
