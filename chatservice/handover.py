@@ -224,8 +224,8 @@ class Inheritance:
         server.rooms.adopt(self._rooms, succeeding=succeeding)
         for connection, sock, client in self._members:
             connection.bring(sock)
+            server.admission.set_expiry(connection, client.exp)  # first: it may be kept anew
             server.adopt(connection, self._rooms[connection.workspace][0], client.slot)
-            server.admission.set_expiry(connection, client.exp)
         for connection, _ in self._visitors:
             server.connected(connection)
         for live, _ in self._rooms.values():

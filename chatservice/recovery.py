@@ -39,6 +39,7 @@ class Recovery:
     """
 
     def __init__(self, settings: Settings, address: str) -> None:
+        self._file = Path(settings.service.run_dir) / "lifeline"
         self._grace = settings.timing.presence_grace
         self._heartbeat = settings.timing.heartbeat
         self._store: DescriptorStore | None = None
@@ -51,7 +52,7 @@ class Recovery:
             self._store = DescriptorStore(address)
             if settings.service.survive_crashes:
                 slots = 2 * settings.limits.connections
-                survival = Survival(Path(settings.service.run_dir) / "lifeline", slots)
+                survival = Survival(self._file, slots)
                 self.lifeline = Lifeline(survival, self._store, self._grace)
         except OSError as error:
             log.warning("members will not stay connected in a crash", reason=str(error))
@@ -64,6 +65,7 @@ class Recovery:
         if self._store is not None and self.lifeline is None:
             for number in slots:
                 self._store.drop(name_of(number))
+            self._file.unlink(missing_ok=True)
 
     def take_up(
         self, server: ChatServer, found: list[tuple[str, socket.socket]]
@@ -73,6 +75,7 @@ class Recovery:
             return None
         if self.lifeline is None:
             cut(self._store, found)
+            self._file.unlink(missing_ok=True)
             return None
         survival = self.lifeline.survival
         if found and survival.crashed(SOON_SECONDS) <= CRASHES:

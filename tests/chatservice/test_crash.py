@@ -5,8 +5,12 @@ from __future__ import annotations
 import fcntl
 import struct
 import termios
+import time
 from pathlib import Path
 
+import pytest
+
+from chatservice.survival import MEMBER, Survival
 from tests.chatservice.keeper import Keeper
 from tests.chatservice.wire import (
     TEXT,
@@ -216,6 +220,25 @@ def test_where_it_is_not_wanted_nothing_is_kept(
         assert ann.end().code == 0
 
 
+def test_who_is_kept_anew_after_a_handover_is_kept_until_their_token_expires(
+    service_factory: ServiceFactory, tmp_path: Path
+) -> None:
+    """Kept with the expiry that a connection begins with, none, they were closed after a crash."""
+    service = service_factory({"service": {"survive_crashes": False}}, start=False)
+    with Keeper(service, tmp_path, restart=False) as keeper:
+        token = service.token("ann", "w", ttl=1000.0)
+        with Wire.join(service, token=token):
+            service.environment["NOTIFY_SOCKET"] = str(tmp_path / "notify")
+            service.configure({"service": {"survive_crashes": True}})
+            service.take_over()
+            keeper.settled(1)
+            kept = Survival(service.root / "run/lifeline", 0)
+            [(_, who, state)] = kept.members()
+            kept.close(remove=False)
+            assert (who.user, state) == ("ann", MEMBER)
+            assert who.exp == pytest.approx(time.time() + 1000, abs=60)
+
+
 def test_a_release_that_keeps_nothing_has_nothing_kept_any_more(
     service_factory: ServiceFactory, tmp_path: Path
 ) -> None:
@@ -227,6 +250,7 @@ def test_a_release_that_keeps_nothing_has_nothing_kept_any_more(
         service.configure({"service": {"survive_crashes": False}, "auth": {"leeway": 0.0}})
         service.take_over()
         keeper.settled(0)
+        assert not (service.root / "run/lifeline").exists()
         ann.send("ping")
         assert ann.until("pong")
         service.configure({"service": {"survive_crashes": True}})
