@@ -192,11 +192,16 @@ class ChatClient:
             raise
 
     async def close(self) -> None:
-        """Close the connection; whoever still waits for something gets `ClosedForGood`."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        self._membership.end(ClosedHere())
+        """Close the connection; whoever still waits for something gets `ClosedForGood`.
+
+        Cancelled, it does not wait for the server's goodbye: the connection is cut.
+        """
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+        finally:
+            self._membership.end(ClosedHere())
 
     async def __aenter__(self) -> Self:
         await self.connect()

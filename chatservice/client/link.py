@@ -91,12 +91,16 @@ class Link:
         """Close it with 1000, or cut it where the server does not answer in time."""
         await self._socket.close()
 
+    def cut(self) -> None:
+        """End it without another word; does nothing once it is closed."""
+        self._socket.transport.abort()
+
     async def _watch(self) -> None:
         """Ping a server that was silent for a heartbeat; cut it off after a second one."""
         while True:
             silent = self._loop.time() - self._heard
             if silent >= 2 * self._patience or (silent >= self._patience and not self._welcomed):
-                self._socket.transport.abort()
+                self.cut()
                 raise Dropped(1006, f"nothing came from the server for {silent:.1f} s")
             if silent < self._patience:
                 await asyncio.sleep(self._patience - silent)

@@ -210,9 +210,12 @@ class Membership:
             await link.run()
         finally:
             sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-            self._disconnected()
-            await link.close()
+            try:
+                await asyncio.gather(sending, return_exceptions=True)
+                self._disconnected()
+                await link.close()
+            finally:  # also where this is cancelled once more: nobody would close it any more
+                link.cut()
 
     async def _send_waiting(self, link: Link) -> None:
         """Write what waits to be sent, as fast as the server takes it."""
