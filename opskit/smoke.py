@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from chatservice.config import CHECKS_GRACE, Settings
-from checks.smoke import CheckResult, Report, SmokeTarget, run_smoke
+from checks.smoke import CheckResult, Report, SmokeTarget, interruptible, run_smoke
 from opskit.environment import SIGNING, Environment
 from opskit.failure import Failure
 from opskit.fleet import Fleet
@@ -52,16 +52,17 @@ def smoke(
         certificates=authorities(fleet),
     )
     try:
-        return asyncio.run(
-            run_smoke(
-                goal,
-                users=environment.smoke.users if users is None else users,
-                delivery_bound=environment.smoke.delivery_ms / 1000,
-                deadline=environment.smoke.timeout,
-                on_result=on_result,
-                nodes=nodes_of(fleet, number),
+        with interruptible():
+            return asyncio.run(
+                run_smoke(
+                    goal,
+                    users=environment.smoke.users if users is None else users,
+                    delivery_bound=environment.smoke.delivery_ms / 1000,
+                    deadline=environment.smoke.timeout,
+                    on_result=on_result,
+                    nodes=nodes_of(fleet, number),
+                )
             )
-        )
     except ValueError as error:
         raise Failure(f"the smoke test cannot run: {error}") from None
 

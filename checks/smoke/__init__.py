@@ -9,8 +9,9 @@ Imports of chatservice only the wire and the client (`python -m checks.smoke`, w
 by itself, more); never opskit.
 """
 
+from checks.smoke.interruption import interruptible
 from checks.smoke.report import CheckResult, Report
 from checks.smoke.runner import run_smoke
 from checks.smoke.target import SmokeTarget
 
-__all__ = ["CheckResult", "Report", "SmokeTarget", "run_smoke"]
+__all__ = ["CheckResult", "Report", "SmokeTarget", "interruptible", "run_smoke"]

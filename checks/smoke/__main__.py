@@ -1,6 +1,7 @@
 """The smoke test by itself: `python -m checks.smoke --settings F`, or `--url U --secret-file F`.
 
-Exit status: 0 the service works, 1 it does not, 2 wrong usage or settings.
+Exit status: 0 the service works, 1 it does not, or the run was interrupted, 2 wrong usage or
+settings. Ctrl-C, SIGTERM and SIGHUP interrupt: what was made in the service is removed first.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from chatservice.config import (
     settings_from,
 )
 from chatservice.control import ask
+from checks.smoke.interruption import interruptible
 from checks.smoke.report import CheckResult, result_line
 from checks.smoke.runner import DEADLINE, PATIENCE, run_smoke
 from checks.smoke.target import SmokeTarget
@@ -40,22 +42,23 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         target = _target(arguments)
-        report = asyncio.run(
-            run_smoke(
-                target,
-                users=arguments.users,
-                delivery_bound=arguments.delivery_bound,
-                nodes=arguments.node,
-                deadline=arguments.deadline,
-                patience=arguments.patience,
-                on_result=None if arguments.json or not sys.stderr.isatty() else _show,
+        with interruptible():
+            report = asyncio.run(
+                run_smoke(
+                    target,
+                    users=arguments.users,
+                    delivery_bound=arguments.delivery_bound,
+                    nodes=arguments.node,
+                    deadline=arguments.deadline,
+                    patience=arguments.patience,
+                    on_result=None if arguments.json or not sys.stderr.isatty() else _show,
+                )
             )
-        )
     except (UsageError, SettingsError, ValueError) as error:
         print(f"smoke: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("smoke: interrupted; what it made in the service was removed", file=sys.stderr)
+        print("smoke: interrupted", file=sys.stderr)
         return 1
     if arguments.junit:
         arguments.junit.write_text(report.to_junit(), encoding="utf-8")

@@ -15,7 +15,6 @@ from chatservice.client import (
 )
 from chatservice.protocol import Message, ServerFrame
 from checks.smoke.check import CheckFailed, Found, Group, check
-from checks.smoke.run import see_through
 from checks.smoke.stage import Stage
 from checks.smoke.target import is_loopback
 
@@ -33,8 +32,8 @@ async def client(stage: Stage) -> Found:
         async with AsyncExitStack() as stack:
             speaker, listener = _client(stage, "speaker"), _client(stage, "listener")
             for each in (speaker, listener):
+                await stage.run.enter(stage.workspace, each)
                 stack.push_async_callback(each.close)
-                await see_through(each.connect())
             await _talk(stage, speaker, listener)
     except (ClosedForGood, NotConnected, Refused, RequestRefused, SendRefused) as error:
         raise CheckFailed(f"the client expected to be served, but: {error}") from None
@@ -74,7 +73,6 @@ async def _talk(stage: Stage, speaker: ChatClient, listener: ChatClient) -> None
 
 def _client(stage: Stage, user: str) -> ChatClient:
     node = stage.run.next_node()
-    stage.run.touched[stage.workspace] = None
     return ChatClient(
         node,
         workspace=stage.workspace,

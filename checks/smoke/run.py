@@ -1,20 +1,24 @@
-"""One run of the smoke test: what is fixed for all its checks, and how they reach the service."""
+"""One run of the smoke test: what is fixed for all its checks, and how they reach the service.
+
+What a run asks of the service is never broken off, but seen through: a request whose sender went
+away is carried out all the same, may be after its workspace was forgotten, and makes it anew.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
+from chatservice.client import ChatClient, NotConnected
 from chatservice.protocol import SUBPROTOCOL, TOKEN_SUBPROTOCOL_PREFIX
 from checks.smoke.check import CheckFailed
 from checks.smoke.device import CLOSE_TIMEOUT, Device
@@ -22,8 +26,6 @@ from checks.smoke.target import SmokeTarget, is_loopback, websocket_url, workspa
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """Bytes; the longest page of history fits."""
-SEE_THROUGH: Final = 2.0
-"""Seconds that an answer may take which only the cleaning still waits for."""
 
 T = TypeVar("T")
 
@@ -68,17 +70,42 @@ class Run:
         self._stack = AsyncExitStack()
         self._joined = 0
         self._clients: dict[bool, httpx.AsyncClient] = {}
+        self._abandoned: dict[asyncio.Task[Any], str] = {}
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def close(self, seconds: float) -> list[str]:
+        """Wait for answers that are still to come, then close every connection that there is.
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+        Where this is cancelled it can be called again.
+
+        Args:
+            seconds: how long to wait; each answer is waited for `patience` at most in any case.
+
+        Returns:
+            What was asked and not answered, and may be carried out later.
+        """
+        if self._abandoned:
+            await asyncio.wait(self._abandoned, timeout=seconds)
+        unanswered = [what for task, what in self._abandoned.items() if _unanswered(task)]
+        for task in self._abandoned:
+            task.cancel()
+        await asyncio.gather(*self._abandoned, return_exceptions=True)
+        self._abandoned.clear()
         await self._stack.aclose()
+        return unanswered
+
+    async def _see_through(self, what: str, work: Coroutine[Any, Any, T]) -> T:
+        """Await something that the service may be acting on; `close` does where nobody else does.
+
+        Args:
+            what: what is asked of the service, for people.
+            work: asks it, and ends by itself within `patience`.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._abandoned[task] = what
+            raise
 
     def next_node(self) -> str:
         """Give the base URL for the next connection, in turns."""
@@ -95,8 +122,9 @@ class Run:
         client = await self._client(direct=is_loopback(url))
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            return await see_through(
-                asyncio.wait_for(client.request(method, url, headers=named), self.patience)
+            return await self._see_through(
+                f"{method} {url}",
+                asyncio.wait_for(client.request(method, url, headers=named), self.patience),
             )
         except (TimeoutError, httpx.TimeoutException):
             raise CheckFailed(f"{method} {url} was not answered in {self.patience:g} s") from None
@@ -148,8 +176,9 @@ class Run:
             query["token"] = token
         path = workspace_path(workspace, "connect")
         try:
-            return await see_through(
-                _open(
+            return await self._see_through(
+                f"the upgrade to {websocket_url(node, path)}",
+                self._open(
                     websocket_url(node, path, **query),
                     origin=Origin(origin) if origin is not None else None,
                     additional_headers=headers,
@@ -158,7 +187,6 @@ class Run:
                     open_timeout=self.patience,
                     ssl=self.tls if node.startswith("https") else None,
                 ),
-                otherwise=ClientConnection.close,
             )
         except InvalidStatus as error:
             body = bytes(error.response.body or b"").decode("utf-8", "replace")
@@ -169,40 +197,33 @@ class Run:
             why = _reason(error)
         raise CheckFailed(f"no connection to {websocket_url(node, path)}: {why}")
 
+    async def _open(self, url: str, **how: Any) -> ClientConnection:
+        connection = await connect(
+            url,
+            compression=None,
+            ping_interval=None,
+            close_timeout=CLOSE_TIMEOUT,
+            max_size=MAX_FRAME,
+            **how,
+        )
+        self._stack.callback(connection.transport.abort)  # does nothing once it is closed
+        return connection
 
-async def _open(url: str, **how: Any) -> ClientConnection:
-    return await connect(
-        url,
-        compression=None,
-        ping_interval=None,
-        close_timeout=CLOSE_TIMEOUT,
-        max_size=MAX_FRAME,
-        **how,
-    )
+    async def enter(self, workspace: str, client: ChatClient) -> None:
+        """Have the project's own client connect, with `connect_timeout` within `patience`.
+
+        It is closed with the run at the latest. Raises what `ChatClient.connect` raises.
+        """
+        self.touched[workspace] = None
+        self._stack.push_async_callback(client.close)
+        await self._see_through(f"the client's upgrade to {workspace}", client.connect())
 
 
-async def see_through(
-    work: Coroutine[Any, Any, T], *, otherwise: Callable[[T], Awaitable[None]] | None = None
-) -> T:
-    """Await something that the service may be acting on already.
-
-    When the waiting is cancelled, the answer is still waited for, though not for long: what is
-    broken off would be carried out after its workspace was forgotten, and be left behind.
-
-    Args:
-        work: asks the service.
-        otherwise: what to do with an answer that nobody waits for any more.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=SEE_THROUGH)
-        if not task.done():
-            task.cancel()
-        elif not task.cancelled() and task.exception() is None and otherwise is not None:
-            await otherwise(task.result())
-        raise
+def _unanswered(task: asyncio.Task[Any]) -> bool:
+    """Whether what was asked may have reached the service, which has said nothing yet."""
+    if not task.done() or task.cancelled():
+        return True
+    return isinstance(task.exception(), TimeoutError | httpx.TimeoutException | NotConnected)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,12 +1,14 @@
 """Runs the checks: groups at the same time, each with its own workspace, all within one deadline.
 
 Whatever a check does, the others run, every connection is closed, and every workspace of the run
-is forgotten; also when the run is cancelled.
+is forgotten; also when the run is cancelled. That comes last, and only what the service has
+answered is over: so nothing is made anew behind it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -40,11 +42,14 @@ GROUPS: Final[tuple[Group[Any], ...]] = (
 DEADLINE: Final = 60.0
 PATIENCE: Final = 10.0
 CLEANUP_DEADLINE: Final = 10.0
+"""Seconds for the answers to come that are under way, and again for forgetting the workspaces."""
 CLEANUP_RETRY: Final = 0.1
 """Seconds between two tries: the service may not have noticed yet that everybody left."""
 MIN_USERS: Final = 2
 PREPARING: Final = "the service's log: its users could not even connect and say a few words"
 """Where the cause is when what comes before a check fails."""
+
+log = logging.getLogger("checks.smoke")
 
 
 async def run_smoke(
@@ -58,6 +63,9 @@ async def run_smoke(
     patience: float = PATIENCE,
 ) -> Report:
     """Prove with several simulated users that a chat service keeps its promises.
+
+    Cancelled, it cleans up before it ends, and logs what it has to leave. Cancelled once more, it
+    ends at once.
 
     Args:
         target: the service.
@@ -87,12 +95,13 @@ async def run_smoke(
     )
     ends = asyncio.get_running_loop().time() + deadline + target.presence_grace
     outcome = _Outcome(run, ends, f"{deadline + target.presence_grace:g} s", on_result)
-    warnings: list[str] = []
     try:
-        async with run:
-            await outcome.of_all(GROUPS)
-    finally:
-        warnings += await _forget(target, run.touched)
+        await outcome.of_all(GROUPS)
+        warnings = await _clean_up(run)
+    except BaseException:
+        for warning in await _clean_up(run):
+            log.warning("%s", warning)
+        raise
     return Report(
         url=target.base_url,
         workspace=run.workspace,
@@ -221,12 +230,26 @@ class _Outcome:
             self._on_result(result)
 
 
-async def _forget(target: SmokeTarget, workspaces: Sequence[str] | dict[str, None]) -> list[str]:
-    """Have the workspaces of the run deleted; give a warning for each one that is left."""
+async def _clean_up(run: Run) -> list[str]:
+    """Close all connections, and have the workspaces of the run deleted.
+
+    Returns:
+        A warning for each workspace that is left, and one where more may appear.
+    """
+    target = run.target
+    unanswered = await run.close(CLEANUP_DEADLINE if target.cleanup else 0.0)
     if target.cleanup is None:
         return []
-    outcomes = await asyncio.gather(*(_forget_one(target, name) for name in workspaces))
-    return [warning for warning in outcomes if warning]
+    outcomes = await asyncio.gather(*(_forget_one(target, name) for name in run.touched))
+    warnings = [warning for warning in outcomes if warning]
+    if unanswered:
+        warnings.append(
+            f"{unanswered[0]}"
+            + (f" and {len(unanswered) - 1} more requests" if unanswered[1:] else "")
+            + f" had no answer when the run ended; what {target.base_url} still makes of that is "
+            f"left behind as {run.workspace}..., and deleted by: ctl sweep 60"
+        )
+    return warnings
 
 
 async def _forget_one(target: SmokeTarget, workspace: str) -> str:

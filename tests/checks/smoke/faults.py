@@ -152,5 +152,8 @@ FAULTS: Final[dict[str, Fault]] = {
     "renewal-refused-closes": _of("renewal_refused", by=_door.renewal_refused_closes),
 }
 
-HARMLESS: Final[dict[str, Fault]] = {"tokens-checked-in-time": _of(by=_door.tokens_checked_in_time)}
+HARMLESS: Final[dict[str, Fault]] = {
+    "tokens-checked-in-time": _of(by=_door.tokens_checked_in_time),
+    "tokens-checked-at-leisure": _of(by=_door.tokens_checked_at_leisure),
+}
 """Ways in which a service may be, and be well all the same."""

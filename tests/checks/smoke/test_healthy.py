@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sqlite3
-from contextlib import closing
 from typing import Any
 
 import pytest
@@ -12,6 +9,7 @@ import pytest
 from checks.smoke import CheckResult, Report, run_smoke
 from checks.smoke.runner import GROUPS
 from tests.checks.smoke.target import SETTINGS, target_of
+from tests.checks.smoke.traces import connections_gone, workspaces_of
 from tests.conftest import ServiceFactory
 from tests.service_process import ServiceProcess
 
@@ -30,20 +28,6 @@ def healthy(service_factory: ServiceFactory) -> ServiceProcess:
 def stopped(service_factory: ServiceFactory) -> ServiceProcess:
     """The same, not started."""
     return service_factory(SETTINGS, start=False)
-
-
-def workspaces_of(service: ServiceProcess) -> list[str]:
-    """Read from the database itself which workspaces there are."""
-    with closing(sqlite3.connect(service.settings.database)) as database:
-        rows = database.execute("SELECT DISTINCT name FROM workspaces").fetchall()
-    return [name for (name,) in rows]
-
-
-async def connections_gone(service: ServiceProcess) -> None:
-    """Wait until the service counts no connection."""
-    async with asyncio.timeout(20):
-        while "\nchat_connections 0.0\n" not in service.get("/metrics", admin=True)[1]:
-            await asyncio.sleep(0.02)
 
 
 def verdicts(report: Report) -> dict[str, str]:
@@ -154,111 +138,6 @@ async def test_what_is_no_base_url_is_refused(url: str, stopped: ServiceProcess)
         target_of(stopped, base_url=url)
     with pytest.raises(ValueError, match=r"is no base URL; expected http\(s\)://host"):
         await run_smoke(target_of(stopped), nodes=[url])
-
-
-# --- what is left behind ------------------------------------------------------------------
-
-
-async def test_a_failed_cleanup_is_a_warning_and_no_failure(
-    healthy: ServiceProcess, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The service works; that its workspaces stay is said, with the reason, and no more."""
-    monkeypatch.setattr("checks.smoke.runner.CLEANUP_DEADLINE", 0.3)
-
-    async def refuse(workspace: str) -> None:
-        raise PermissionError(f"not allowed to forget {workspace}")
-
-    report = await run_smoke(target_of(healthy, cleanup=refuse), delivery_bound=BOUND)
-
-    assert report.ok
-    left = workspaces_of(healthy)
-    assert sorted(report.warnings) == sorted(
-        f"workspace {name} is left behind in {healthy.url}: not allowed to forget {name}"
-        for name in left
-    )
-    assert all(name.startswith(report.workspace) for name in left)
-
-
-async def test_a_cleanup_that_fails_at_first_is_tried_again(healthy: ServiceProcess) -> None:
-    """The service may need a moment to notice that everybody left."""
-    target = target_of(healthy)
-    assert target.cleanup is not None
-    forget, refused = target.cleanup, set[str]()
-
-    async def second_time(workspace: str) -> None:
-        if workspace not in refused:
-            refused.add(workspace)
-            raise RuntimeError("it has members")
-        await forget(workspace)
-
-    report = await run_smoke(target_of(healthy, cleanup=second_time), delivery_bound=BOUND)
-
-    assert report.warnings == ()
-    assert workspaces_of(healthy) == []
-
-
-async def test_without_a_cleanup_the_workspaces_stay(healthy: ServiceProcess) -> None:
-    """A caller without access to the host leaves them to the service's own sweep."""
-    report = await run_smoke(target_of(healthy, cleanup=None), delivery_bound=BOUND)
-
-    assert report.ok
-    assert report.warnings == ()
-    assert report.workspace in workspaces_of(healthy)
-
-
-@pytest.mark.parametrize("after", ["answers", "connect", "delivery", "resume"])
-async def test_a_cancelled_run_leaves_nothing_behind(after: str, healthy: ServiceProcess) -> None:
-    """Wherever it is interrupted, the connections are closed and the workspaces forgotten."""
-    await _cancel(healthy, after)
-
-    assert workspaces_of(healthy) == []
-    await connections_gone(healthy)
-
-
-async def test_what_the_service_is_about_to_make_is_not_left_behind(
-    service_factory: ServiceFactory,
-) -> None:
-    """Cancelled while the service looks at the tokens of requests that are under way."""
-    program = ("-m", "tests.checks.smoke.broken_service", "tokens-checked-in-time")
-    service = service_factory(SETTINGS, program=program)
-
-    await _cancel(service, "foreign_origin")  # by then the users have asked to be let in
-
-    token = service.token("someone", "elsewhere")  # let in after all that asked before
-    assert service.get("/api/chat/workspace/elsewhere/members", token=token)[0] == 200
-    assert workspaces_of(service) == ["elsewhere"]
-    await connections_gone(service)
-
-
-async def _cancel(service: ServiceProcess, after: str) -> None:
-    """Run the smoke test, and cancel it when this check has its result."""
-    reached = asyncio.Event()
-
-    def notice(result: CheckResult) -> None:
-        if result.name == after:
-            reached.set()
-
-    run = asyncio.create_task(run_smoke(target_of(service), on_result=notice))
-    async with asyncio.timeout(30):
-        await reached.wait()
-    run.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await run
-
-
-async def test_an_error_of_the_caller_leaves_nothing_behind(healthy: ServiceProcess) -> None:
-    """An `on_result` that raises ends the run; what it made is removed all the same."""
-
-    def fail(result: CheckResult) -> None:
-        if result.name == "delivery":
-            raise KeyError(result.name)
-
-    with pytest.raises(ExceptionGroup) as caught:
-        await run_smoke(target_of(healthy), on_result=fail)
-
-    assert caught.value.subgroup(KeyError) is not None
-    assert workspaces_of(healthy) == []
-    await connections_gone(healthy)
 
 
 async def test_a_check_that_breaks_by_itself_fails_alone(

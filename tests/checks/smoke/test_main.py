@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from checks.smoke.__main__ import main
 from tests.checks.smoke.target import ORIGINS, SETTINGS
+from tests.checks.smoke.traces import workspaces_of
 from tests.conftest import ServiceFactory
 from tests.service_process import REPOSITORY, ServiceProcess
 
@@ -106,3 +109,34 @@ def test_wrong_usage_is_exit_status_2(
 
 def test_an_unknown_option_is_exit_status_2() -> None:
     assert smoke("--no-such-option").returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_run_cleans_up_and_ends(
+    number: signal.Signals, service_factory: ServiceFactory
+) -> None:
+    """Ctrl-C, a termination and a lost terminal: one line, and nothing stays in the service."""
+    program = ("-m", "tests.checks.smoke.broken_service", "tokens-checked-in-time")
+    service = service_factory(SETTINGS, program=program)
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "checks.smoke", "--settings", str(service.settings_file)),
+            *("--patience", "60"),
+        ],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not workspaces_of(service):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+
+    assert (process.returncode, out, err) == (1, "", "smoke: interrupted\n")
+    token = service.token("someone", "elsewhere")  # let in after all that asked before
+    assert service.get("/api/chat/workspace/elsewhere/members", token=token)[0] == 200
+    assert workspaces_of(service) == ["elsewhere"]
