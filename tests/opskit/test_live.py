@@ -56,8 +56,11 @@ def test_status_says_how_it_is(v1: Site) -> None:
         "disk_free_bytes",
         "certificate_ends",
         "nodes",
+        "surplus",
+        "monitoring",
     }
     assert report["ok"] is True
+    assert report["monitoring"] is None, "nobody watches it"
     assert report["serving"]["release"] == "v1"
     assert report["serving"]["pid"] == v1.pid
     assert report["serving"]["ready"] is True

@@ -196,7 +196,8 @@ def test_a_private_key_does_not_leave_and_what_to_do_is_said(tmp_path: Path) -> 
     assert warnings(environment) == [said], "provisioning says it, too"
     nothing = warning(keyed(tmp_path, probe_key=False))
     assert "there is nothing that it could sign tokens with" in nothing
-    assert warning(keyed(tmp_path, probe_key=False, jwt_secret="env:SECRET")) == ""
+    shared = prod(tmp_path, hosts=["chat1"], host="chat1", admin_host="127.0.0.1")
+    assert warning(shared) == ""
 
 
 def test_a_key_for_a_probe_that_nobody_runs_is_refused_with_its_line(
