@@ -75,7 +75,7 @@ def test_who_left_is_offline_when_the_grace_period_is_over_and_nobody_else(
     service_factory: ServiceFactory,
 ) -> None:
     """The grace period runs on in the new process; who comes back in it was never gone."""
-    service = service_factory({"timing": {"presence_grace": 3.0}})
+    service = service_factory({"timing": {"presence_grace": 5.0}})
     with Wire.join(service, user="ann") as ann:
         for user in ("goes", "returns", "stays"):
             wire = Wire.join(service, user=user)
@@ -94,7 +94,7 @@ def test_who_left_is_offline_when_the_grace_period_is_over_and_nobody_else(
             ]
             gone = ann.next("presence")
             assert (gone["user"], gone["state"]) == ("goes", "offline")
-            assert 2.5 < time.monotonic() - left < 6
+            assert 4.5 < time.monotonic() - left < 20
             ann.send("ping")
             assert ann.next("pong")  # and nothing before it
         wire.socket.close()
@@ -103,7 +103,7 @@ def test_who_left_is_offline_when_the_grace_period_is_over_and_nobody_else(
 def test_limits_and_keep_alive_go_on(service_factory: ServiceFactory) -> None:
     """A rate that was used up is used up, and a client that only answers pings stays."""
     service = service_factory(
-        {"limits": {"rate": 0.5, "burst": 4}, "timing": {"heartbeat": 0.6, "presence_grace": 0.0}}
+        {"limits": {"rate": 0.05, "burst": 4}, "timing": {"heartbeat": 1.5, "presence_grace": 0.0}}
     )
     with Wire.join(service, user="ann") as ann:
         for _ in range(4):
@@ -113,16 +113,12 @@ def test_limits_and_keep_alive_go_on(service_factory: ServiceFactory) -> None:
         ann.send("ping")
         assert ann.next("error")["code"] == "rate_limited"
     with Wire.join(service, user="mute") as mute:
-        pings = 0
-        until = time.monotonic() + 3
-        while time.monotonic() < until:
+        for ping in range(3):
             opcode, payload = mute.frame()
-            if opcode == PING:
-                pings += 1
-                mute.write(frame(PONG, payload))
-                if pings == 2:
-                    service.take_over()
-        assert pings >= 4
+            assert opcode == PING
+            mute.write(frame(PONG, payload))
+            if ping == 0:
+                service.take_over()
 
 
 def test_a_silent_client_is_closed_as_dead_in_the_new_process(

@@ -20,7 +20,7 @@ from tests.service_process import ServiceProcess
 from tests.tcp_proxy import TcpProxy
 
 DEADLINE = 30.0
-LEASE = 2.0
+LEASE = 4.0
 GRACE = 1.0
 
 StartNodes = Callable[..., list[ServiceProcess]]

@@ -87,7 +87,7 @@ def test_a_ping_of_the_client_is_answered_with_its_payload(
 
 
 def test_who_does_not_close_after_a_close_is_cut(module_service: ServiceProcess) -> None:
-    with Wire.join(module_service, token=module_service.token("ann", "w", ttl=1)) as wire:
+    with Wire.join(module_service, token=module_service.token("ann", "w", ttl=2)) as wire:
         while (received := wire.frame())[0] != CLOSE:
             wire.write(frame(PONG))
         assert struct.unpack("!H", received[1][:2]) == (4401,)
@@ -98,6 +98,8 @@ def test_who_does_not_close_after_a_close_is_cut(module_service: ServiceProcess)
 
 
 # --- tokens -------------------------------------------------------------------------------
+# `exp` is in whole seconds: a token for two seconds lasts for one at least, and one for one second
+# may be over before it is shown.
 
 
 def test_a_member_is_sent_away_when_its_token_expires(module_service: ServiceProcess) -> None:
@@ -112,8 +114,8 @@ def test_a_member_is_sent_away_when_its_token_expires(module_service: ServicePro
 
 
 def test_a_renewed_token_keeps_the_connection(module_service: ServiceProcess) -> None:
-    with Wire.join(module_service, token=module_service.token("ann", "w", ttl=1)) as ann:
-        later = int(time.time() + 2)
+    with Wire.join(module_service, token=module_service.token("ann", "w", ttl=2)) as ann:
+        later = int(time.time() + 3)
         renewed = module_service.token("ann", "w", ttl=later - time.time() + 0.1)
         ann.send("auth", token=renewed)
         answer = ann.next("auth")

@@ -192,12 +192,12 @@ async def test_without_reconnecting_any_refusal_and_any_loss_is_final() -> None:
 async def test_no_connection_in_time_says_what_went_wrong() -> None:
     async with ScriptedServer(refuse(503, "draining")) as server:
         with pytest.raises(NotConnected) as caught:
-            await client(server, connect_timeout=0.2).connect()
+            await client(server, connect_timeout=0.5).connect()
         assert str(caught.value) == (
-            f"not connected to {server.url} within 0.2 s; last: refused with 503: draining"
+            f"not connected to {server.url} within 0.5 s; last: refused with 503: draining"
         )
     unreachable = ChatClient(
-        "ws://127.0.0.1:9", workspace="w", token="t", connect_timeout=0.2, backoff=QUICK
+        "ws://127.0.0.1:9", workspace="w", token="t", connect_timeout=0.5, backoff=QUICK
     )
     with pytest.raises(NotConnected, match="Connect call failed"):
         await unreachable.connect()
@@ -209,7 +209,7 @@ async def test_a_server_that_never_welcomes_is_given_up() -> None:
         await wire.idle()
 
     async with ScriptedServer(silent, stay) as server:
-        async with client(server, open_timeout=0.1) as member:
+        async with client(server, open_timeout=0.5) as member:
             assert member.connections == 1
         assert len(server.requests) == 2
 
@@ -742,9 +742,9 @@ async def test_a_late_send_without_connection_says_why_there_is_none() -> None:
 
     async with ScriptedServer(first, refuse(503, "full")) as server, client(server) as member:
         with pytest.raises(TimeoutError) as caught:
-            await member.send("x", timeout=0.3)
+            await member.send("x", timeout=0.6)
         assert str(caught.value) == (
-            "no acknowledgement within 0.3 s; not connected (refused with 503: full)"
+            "no acknowledgement within 0.6 s; not connected (refused with 503: full)"
         )
 
 
@@ -981,6 +981,34 @@ async def test_a_cursor_refused_for_good_is_not_said_again() -> None:
         await until(lambda: member.connections == 2)
         await member.typing()
         await member.wait_for(lambda frame: frame == Typing("end"), DEADLINE)
+
+
+# --- leaving ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_close_that_is_cancelled_at_any_moment_leaves_no_connection(turns: int) -> None:
+    """Who does not wait for the goodbye cuts the connection, however far the closing has come."""
+    gone = asyncio.Event()
+
+    async def script(wire: Wire) -> None:
+        await wire.welcome()
+        await wire.idle()
+        gone.set()
+
+    async with ScriptedServer(script) as server:
+        member = client(server)
+        await member.connect()
+        closing = asyncio.create_task(member.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        async with asyncio.timeout(DEADLINE):
+            await gone.wait()
+        with pytest.raises(ClosedForGood):
+            await member.ping()
+        assert _client_tasks() == []
 
 
 # --- reading ------------------------------------------------------------------------------
