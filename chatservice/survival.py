@@ -8,13 +8,15 @@ byte streams stood between two frames, with nothing unanswered. A slot a connect
     seq    (of a room) what was published and given to all its members
 
 Each is one aligned word, written in place, for the process may be killed between any two
-instructions. What the kernel counted (tcp(7), TCP_INFO) tells afterwards what really came and
-went: where that is not what is written here, the stream is in doubt. What is lost with the process
-alone, a power cut for one, takes the sockets along.
+instructions. Room on the disk is taken before it is written to: where there is none, the kernel
+would end the process that writes to a mapping (SIGBUS). What the kernel counted (tcp(7), TCP_INFO)
+tells afterwards what really came and went: where that is not what is written here, the stream is in
+doubt. What is lost with the process alone, a power cut for one, takes the sockets along.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -37,6 +39,9 @@ _WORD: Final = struct.Struct("<Q")
 _COUNTS: Final = struct.Struct("<QQ")
 _LENGTH: Final = struct.Struct("<I")
 _IN, _OUT, _BODY = 8, 16, 32
+_CHUNK: Final = 2 * 1024 * 1024
+"""Bytes of the disk that are taken at once: where one is written to, Linux wants room for all that
+it holds in memory as one piece (a large folio), and that may be so much."""
 FREE, MEMBER, LEFT, ROOM = 0, 1, 2, 3
 
 TCP_INFO_BYTES: Final = 256
@@ -106,17 +111,22 @@ class Survival:
 
     def __init__(self, path: Path, slots: int) -> None:
         self.path = path
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._taken = 0
+        """Bytes from the beginning that the disk is known to have room for."""
         try:
-            size = os.fstat(descriptor).st_size
-            if size < SLOT or not _is_ours(descriptor):
-                os.ftruncate(descriptor, 0)
+            size = os.fstat(self._descriptor).st_size
+            if size < SLOT or not _is_ours(self._descriptor):
+                os.ftruncate(self._descriptor, 0)
                 size = 0
             self._slots = max(slots + 1, size // SLOT)
-            os.ftruncate(descriptor, self._slots * SLOT)
-            self._map = mmap.mmap(descriptor, self._slots * SLOT)
-        finally:
-            os.close(descriptor)
+            os.ftruncate(self._descriptor, self._slots * SLOT)
+            if size == 0:
+                self._reach(SLOT)
+            self._map = mmap.mmap(self._descriptor, self._slots * SLOT)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
         if size == 0:
             _HEADER.pack_into(self._map, 0, MAGIC, VERSION, SLOT, 0, 0.0)
         self._free: list[int] = []
@@ -261,12 +271,14 @@ class Survival:
     def clear(self) -> None:
         """Free every slot."""
         for number in range(1, self._slots):
-            self._map[number * SLOT] = FREE
+            if self._map[number * SLOT] != FREE:
+                self._map[number * SLOT] = FREE
         self.reload()
 
     def close(self, *, remove: bool) -> None:
         """Let go of the file; `remove` it where nobody comes after."""
         self._map.close()
+        os.close(self._descriptor)
         if remove:
             self.path.unlink(missing_ok=True)
 
@@ -277,10 +289,38 @@ class Survival:
             return 0
         number = self._free.pop()
         offset = number * SLOT
+        try:
+            self._reach(offset + SLOT)
+        except OSError:  # the disk is full: it is kept when there is room again, or comes back
+            self._free.append(number)
+            return 0
         _COUNTS.pack_into(self._map, offset + _IN, first, 0)
         self._write(offset, body)
         self._map[offset] = state  # last: a slot counts only when it is whole
         return number
+
+    def _reach(self, end: int) -> None:
+        """Make sure that the disk has room for the first bytes; what is written there stays.
+
+        Only for who alone writes to the file.
+
+        Raises:
+            OSError: it has none.
+        """
+        if end <= self._taken:
+            return
+        end = min(-(-end // _CHUNK) * _CHUNK, self._slots * SLOT)
+        self._rewrite(self._taken, end)
+        self._taken = end
+
+    def _rewrite(self, start: int, end: int) -> None:
+        """Write what is there once more, whether it was ever written or not.
+
+        Not fallocate(2): ext4 may still need room when such a place is first written to.
+        """
+        there = os.pread(self._descriptor, end - start, start)
+        if os.pwrite(self._descriptor, there, start) < end - start:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def _write(self, offset: int, body: bytes) -> None:
         _LENGTH.pack_into(self._map, offset + _BODY, len(body))

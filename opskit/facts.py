@@ -99,6 +99,7 @@ class Facts:
     lives below its root, by number. `unit`: whether the systemd unit is there, where there shall
     be one. `proxy`: the state of the proxy's unit, `active` when it runs; None on this machine.
     `control`: what the service says of itself on its control socket; None when it is silent.
+    `free_files`: -1 where the file system has no limit of its own.
     """
 
     python: str

@@ -67,9 +67,10 @@ def room(environment: Environment, facts: Facts) -> Verdict:
         detail = f"only {free:.0f} MB free at {environment.root}, a deploy needs {needed:.0f} MB"
         hint = "make room there (see with: df -h; du -xh / | sort -h | tail); a rollback needs none"
         return Verdict("disk", False, detail, hint)
-    if 0 < facts.free_files < FREE_FILES:
-        hint = f"remove files: at least {FREE_FILES} must be possible"
-        return Verdict("disk", False, f"only {facts.free_files} more files are possible", hint)
+    if 0 <= facts.free_files < FREE_FILES:
+        hint = f"remove files (see with: df -i): at least {FREE_FILES} must be possible"
+        detail = f"only {facts.free_files} more files are possible at {environment.root}"
+        return Verdict("disk", False, detail, hint)
     return Verdict("disk", True, f"{facts.free_bytes / 1e9:.1f} GB free")
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from chatservice.survival import LEFT, MEMBER, SLOT, Survival, Who, counted
+from tests.service_process import REPOSITORY
 
 
 @pytest.fixture
@@ -114,3 +119,55 @@ def test_crashes_are_counted_while_each_comes_soon_after_the_other(tmp_path: Pat
     assert [survival.crashed(60.0) for _ in range(3)] == [1, 2, 3]
     assert reopened(survival).crashed(60.0) == 4
     assert survival.crashed(0.0) == 1
+
+
+UNTIL_FULL = """
+import sys
+from pathlib import Path
+from chatservice.survival import Survival, Who
+
+survival = Survival(Path(sys.argv[1]), 20_000)
+kept = 0
+while survival.keep(Who("c", "ann", "Ann", "w", 1, "t", 0, 0)) is not None:
+    kept += 1
+survival.publish("w", "e", 1)
+survival.clear()
+again = 0
+while survival.keep(Who("c", "ann", "Ann", "w", 1, "t", 0, 0)) is not None:
+    again += 1
+print(kept, again)
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 11 MB, as disks have them: in one in memory, reading takes room, too."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system takes root")
+    image, disk = tmp_path / "image", tmp_path / "disk"
+    disk.mkdir()
+    image.write_bytes(bytes(12 * 1024 * 1024))
+    make = ["mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", str(image)]
+    for command in (make, ["mount", "-o", "loop", str(image), str(disk)]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"this container may not mount: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_keeps_fewer_and_ends_nobody(small_disk: Path) -> None:
+    """Writing to a mapped page that the disk has no room for would kill the process (SIGBUS)."""
+    lifeline = small_disk / "lifeline"
+    done = subprocess.run(
+        [sys.executable, "-c", UNTIL_FULL, lifeline],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kept, again = map(int, done.stdout.split())
+    assert 4000 < kept == again < 6000
+    lifeline.unlink()
+    with contextlib.suppress(OSError):
+        (small_disk / "filler").write_bytes(bytes(12 * 1024 * 1024))
+    with pytest.raises(OSError, match="No space left on device"):
+        Survival(lifeline, 8)

@@ -348,8 +348,8 @@ class Host:
         place.mkdir()
         with image.open("wb") as file:
             os.ftruncate(file.fileno(), size << 20)
-        for argv in (["mkfs.ext4", "-q", "-F", image], ["mount", "-o", "loop", image, place]):
-            subprocess.run(argv, check=True, capture_output=True)
+        subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True, capture_output=True)
+        subprocess.run(["mount", "-o", "loop", image, place], check=True, capture_output=True)
 
     def _mount(self) -> None:
         if os.path.ismount(self.root):

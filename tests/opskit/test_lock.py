@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from opskit.commands import Command, lock
+from opskit.failure import Unreachable
 from opskit.lock import FencedExecutor, Holder, Lease, LeaseLost, LockHeld
 from opskit.transport import LocalExecutor, RecordingExecutor, Result
 
@@ -95,3 +96,18 @@ def test_an_unreadable_holder_is_unknown() -> None:
     """The lock works all the same."""
     assert Holder.parse("nonsense").who == "unknown"
     assert Holder.parse('{"who": "x"}').who == "unknown"
+
+
+def test_a_host_out_of_reach_is_named_and_not_the_lease() -> None:
+    """It is the host that somebody has to look after."""
+
+    def out_of_reach(command: Command) -> Result:
+        raise Unreachable("h: the host does not answer", hint="see that it runs")
+
+    executor = RecordingExecutor({"renew-lock": out_of_reach})
+    lease = Lease(executor, PurePosixPath("/r"), HOLDER)
+    lease.acquire()
+    with pytest.raises(Unreachable, match=r"^h: the host does not answer$") as caught:
+        lease.confirm()
+    assert caught.value.hint == "see that it runs"
+    lease.release()

@@ -286,7 +286,7 @@ def main(root: str, host: str, port: str, admin_host: str, admin_port: str, unit
             "tools": {tool: installed_tool(tool) for tool in TOOLS},
             "writable": os.access(nearest, os.W_OK | os.X_OK),
             "free_bytes": usage.f_bavail * usage.f_frsize,
-            "free_files": usage.f_favail,
+            "free_files": usage.f_favail if usage.f_files else -1,  # as many as there is room for
             "current": link(os.path.join(root, "current")),
             "releases": installed,
             "incoming": incoming(root),

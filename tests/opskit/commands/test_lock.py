@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -137,3 +139,51 @@ def test_a_fenced_command_does_not_hold_flock(root: PurePosixPath) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[PurePosixPath]:
+    """A file system of 3 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a file system takes root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "small", disk], check=True)
+    yield PurePosixPath(disk)
+    subprocess.run(["umount", disk], check=True)
+
+
+def fill(disk: PurePosixPath) -> None:
+    """Leave no byte free there."""
+    with contextlib.suppress(OSError), (Path(disk) / "filler").open("ab", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def test_on_a_full_disk_the_spare_gives_room_for_the_lock(small_disk: PurePosixPath) -> None:
+    """A rollback is what is tried first there. What holds the lock extends it without any room."""
+    root = small_disk / "root"
+    assert status(lock.acquire(root, "first", HOLDER, ttl=60)) == 0
+    assert status(lock.release(root, "first")) == 0
+    fill(small_disk)
+    assert status(lock.acquire(root, "mine", HOLDER, ttl=60)) == 0
+    assert os.listdir(root) == ["lock"]
+    fill(small_disk)
+    assert status(lock.renew(root, "mine", ttl=1000)) == 0
+    nothing = Command(("true",), "do nothing", "nothing")
+    assert status(lock.fenced(nothing, root, "mine", ttl=1000)) == 0
+    assert (Path(root) / "lock").read_text().splitlines()[1] == HOLDER
+    left = LOCAL.run(lock.acquire(root, "theirs", "{}", ttl=1)).stdout.splitlines()[0]
+    assert int(left) > 90_000
+    assert status(lock.release(root, "mine")) == 0
+    assert os.listdir(root) == [], "half a spare is none"
+
+
+def test_a_lock_for_which_there_is_no_room_at_all(small_disk: PurePosixPath) -> None:
+    """It says so, and leaves nothing half-written."""
+    root = small_disk / "root"
+    Path(root).mkdir()
+    fill(small_disk)
+    result = LOCAL.run(lock.acquire(root, "mine", HOLDER, ttl=60))
+    assert (result.status, os.listdir(root)) == (1, [])
+    assert "No space left on device" in result.stderr

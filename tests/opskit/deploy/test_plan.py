@@ -16,7 +16,7 @@ from opskit.deploy.plan import Event
 from opskit.deploy.step import Step
 from opskit.deployments import Action
 from opskit.environment import load_environments
-from opskit.failure import Failure, Misuse, PersonNeeded
+from opskit.failure import Failure, Misuse, PersonNeeded, Unreachable
 from opskit.fleet import Fleet
 from opskit.lock import Holder, Lease
 from opskit.person import this_person
@@ -313,3 +313,20 @@ def test_a_deployment_that_others_mended_is_left_alone(
         run(act, Note("a", log, during=lose), Note("b", log))
     assert log == ["do a"]
     assert not (root / "lock").exists()
+
+
+def test_a_node_that_falls_silent_while_undoing_is_left_alone(act_of_two: Act) -> None:
+    """Each of its steps would be waited for in vain; the other node is put back whole."""
+    log: list[str] = []
+
+    class Silent(Note):
+        def undo(self, part: Part) -> str:
+            if part is act_of_two.lead:
+                raise Unreachable("it does not answer")
+            return super().undo(part)
+
+    steps = Note("a", log), Note("b", log), Silent("c", log, fails=Failure("no"))
+    with pytest.raises(PersonNeeded, match=r"undoing it failed too: .*it does not answer"):
+        run(act_of_two, *steps)
+    assert [line for line in log if line.startswith("undo")] == ["undo c", "undo b", "undo a"]
+    assert [part.broken for part in act_of_two.parts] == [True, False]

@@ -94,7 +94,8 @@ def test_a_node_too_many_on_the_port_is_ours_to_stop(environment: Environment) -
         ({"python": "3.8.1"}, "python", "Python 3.8.1, x86_64"),
         ({"tools": {"flock": False, "tar": True}}, "tools", "not installed: flock"),
         ({"free_bytes": 10**6}, "disk", "only 1 MB free at "),
-        ({"free_files": 17}, "disk", "only 17 more files are possible"),
+        ({"free_files": 17}, "disk", "only 17 more files are possible at "),
+        ({"free_files": 0}, "disk", "only 0 more files are possible at "),
         ({"writable": False}, "root", "cannot be written by user 1000"),
         ({"bindable": {8765: "Permission denied"}}, "port", "127.0.0.1:8765: Permission denied"),
     ],
@@ -161,6 +162,11 @@ def test_a_deploy_after_a_kill_says_that_a_release_is_there(site: Site) -> None:
     )
     assert site.serving == "v1"
     assert site.pid != pid
+
+
+def test_a_file_system_without_a_limit_of_files_is_fine(environment: Environment) -> None:
+    """Btrfs has none, and says 0 of 0."""
+    assert bad(environment, replace(FINE, free_files=-1)) == []
 
 
 def test_a_port_in_use_stops_a_real_deploy(site: Site) -> None:

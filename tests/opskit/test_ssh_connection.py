@@ -1,0 +1,59 @@
+"""A host that takes connections and says nothing is waited for once, and told of in words."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from opskit import ssh_connection
+from opskit.ssh_connection import Address, CannotConnect, Connection, Login
+
+
+def test_all_who_wait_for_a_silent_host_share_one_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One after the other they would wait several times as long; who comes later tries anew."""
+    monkeypatch.setattr(ssh_connection, "CONNECT_TIMEOUT", 1.0)
+    config = tmp_path / "config"
+    config.touch()
+    login = Login("root", known_hosts=tmp_path / "known_hosts", config=config, agent=False)
+    taken: list[socket.socket] = []
+    barrier = threading.Barrier(5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        connection = Connection(Address("127.0.0.1", port=port), login)
+
+        def take() -> None:
+            while True:
+                try:
+                    taken.append(server.accept()[0])
+                except OSError:
+                    return
+
+        def connect() -> str:
+            with pytest.raises(CannotConnect) as caught:
+                connection.transport()
+            return str(caught.value)
+
+        def connect_at_once(_: int) -> str:
+            barrier.wait()
+            return connect()
+
+        taking = threading.Thread(target=take)
+        taking.start()
+        with ThreadPoolExecutor(5) as pool:
+            said = set(pool.map(connect_at_once, range(5)))
+        assert said == {
+            f"127.0.0.1:{port}: 127.0.0.1 port {port} takes the connection, and says nothing in 1 s"
+        }
+        assert len(taken) == 1
+        connect()
+        assert len(taken) == 2
+        server.shutdown(socket.SHUT_RDWR)
+        taking.join()
+    for one in taken:
+        one.close()
