@@ -203,11 +203,11 @@ def _undo_all(act: Act, begun: list[tuple[Step, Part]], observe: Observer) -> Fa
             observe(Event(Kind.STUCK, step.name, str(failure), seconds, node))
             if isinstance(error, Unreachable):  # the next step would wait for it as long
                 gone.append(part)
+        else:
+            observe(Event(Kind.UNDONE, step.name, text, time.monotonic() - started, node))
     for part in gone:
         if part.lease is not None:
             part.lease.abandon()
-        else:
-            observe(Event(Kind.UNDONE, step.name, text, time.monotonic() - started, node))
     return stuck
 
 
