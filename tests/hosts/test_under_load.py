@@ -112,7 +112,8 @@ async def test_crashes_of_one_node_after_the_other(
     wanted = (Deed.KILL,) * (ROUNDS or len(three.hosts))
     load = plan(seed, NODES_CLIENTS, NODES_RATE)
     before = three.serving
-    outcome = await act_under_load(three, load, wanted, patch=monkeypatch, calm=CRASH_CALM)
+    calm = CRASH_CALM / len(three.hosts)
+    outcome = await act_under_load(three, load, wanted, patch=monkeypatch, calm=calm)
     print(outcome)
     assert_little_was_noticed(outcome, len(wanted))
     assert {one.where for one in outcome.crashes} == {host.name for host in three.hosts}
