@@ -9,7 +9,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import Protocol
 
 import msgspec
@@ -98,6 +98,9 @@ class Bus(Protocol):
     def others(self) -> Set[str]:
         """The other nodes that live, as far as is known; `node_gone` is told of each that goes."""
 
+    def suspect(self, nodes: Iterable[str]) -> None:
+        """Rooms have users of these nodes: `node_gone` is told of those that do not live, too."""
+
     async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
         """Give `(epoch, seq)` of each of these workspaces, as stored.
 
@@ -141,6 +144,9 @@ class Alone:
     def others(self) -> Set[str]:
         """There are none."""
         return frozenset()
+
+    def suspect(self, nodes: Iterable[str]) -> None:
+        """There are none."""
 
     async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
         """Nobody else writes."""

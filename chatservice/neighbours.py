@@ -27,7 +27,20 @@ RETRY_SECONDS: Final = 0.5
 TAIL_SECONDS: Final = 1.0
 """How often the numbers of all live rooms are read, in one statement."""
 
-Heard = list[tuple[str, Word]]
+
+class Heard:
+    """What is heard of a workspace while something is read about it.
+
+    Attributes:
+        words: each with the node that said it, in order.
+        broken: whether words may have been lost meanwhile.
+    """
+
+    __slots__ = ("broken", "words")
+
+    def __init__(self) -> None:
+        self.words: list[tuple[str, Word]] = []
+        self.broken = False
 
 
 class Neighbours:
@@ -61,7 +74,7 @@ class Neighbours:
         self._loop = asyncio.get_running_loop()
         self._listening: dict[str, list[Heard]] = {}
         self._resyncs = 0
-        self._reviews: dict[str, set[tuple[str, str]]] = {}
+        self._reviews: dict[str, list[set[tuple[str, str]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._predecessor = ""
         self._frozen: list[str] | None = None
@@ -120,7 +133,7 @@ class Neighbours:
     @contextmanager
     def listening(self, workspace: str) -> Iterator[Heard]:
         """Collect what is heard of a workspace while something is read about it."""
-        heard: Heard = []
+        heard = Heard()
         self._listening.setdefault(workspace, []).append(heard)
         try:
             yield heard
@@ -135,10 +148,21 @@ class Neighbours:
         Raises:
             StoreError: it cannot be read.
         """
-        present = await self.bus.present(live.room.workspace)
+        while True:
+            if heard.broken:
+                heard.words.clear()
+                heard.broken = False
+            present = await self.bus.present(live.room.workspace)
+            if not heard.broken:
+                break
         self._settle(live, present, heard)
-        for node, word in heard:
+        for node, word in heard.words:
             self._apply(live, node, word)
+        self._suspect(live)
+
+    def _suspect(self, live: LiveRoom) -> None:
+        """See to it that the users of nodes that died unnoticed do not stay for ever."""
+        self.bus.suspect({node for node, _ in live.room.remote_users()})
 
     def _settle(
         self, live: LiveRoom, present: Sequence[tuple[str, str, str]], heard: Heard
@@ -148,7 +172,7 @@ class Neighbours:
         Those of a node that no longer lives are left to `node_gone`, which gives them time.
         """
         present = [each for each in present if each[0] != self._predecessor]
-        newer = {(node, word.user) for node, word in heard if isinstance(word, Here)}
+        newer = {(node, word.user) for node, word in heard.words if isinstance(word, Here)}
         room = live.room
         for node, user in room.remote_users() - {(node, user) for node, user, _ in present}:
             if (node, user) not in newer and node in self.bus.others:
@@ -163,12 +187,13 @@ class Neighbours:
         """Another node said this."""
         if self._frozen is not None or node == self._predecessor:
             return
-        review = self._reviews.get(node)
+        reviews = self._reviews.get(node, ())
         for word in words:
-            if review is not None and isinstance(word, Here):
-                review.add((word.workspace, word.user))
+            if isinstance(word, Here):
+                for review in reviews:
+                    review.add((word.workspace, word.user))
             for heard in self._listening.get(word.workspace, ()):
-                heard.append((node, word))
+                heard.words.append((node, word))
             live = self._find(word.workspace)
             if live is not None:
                 self._apply(live, node, word)
@@ -187,17 +212,31 @@ class Neighbours:
         """Another node's words may have been lost, its farewells to users among them."""
         if self._frozen is not None or node == self._predecessor:
             return
-        self._spawn(self._review(node))
+        self._distrust()
+        heard: set[tuple[str, str]] = set()
+        self._reviews.setdefault(node, []).append(heard)
+        self._spawn(self._review(node, heard, self._resyncs))
 
-    async def _review(self, node: str) -> None:
-        """Forget the users whom a node no longer has."""
-        heard = self._reviews.setdefault(node, set())
+    def _distrust(self) -> None:
+        """Have what was heard for rooms that are being opened read again."""
+        for listening in self._listening.values():
+            for heard in listening:
+                heard.broken = True
+
+    async def _review(self, node: str, heard: set[tuple[str, str]], turn: int) -> None:
+        """Forget the users whom a node no longer has, unless everything is compared anyway."""
         try:
-            present = await self.bus.presence_of(node)
-        except StoreError:
-            return  # the bus is lost, and everything will be compared
+            while True:
+                if self._resyncs != turn or self._frozen is not None:
+                    return
+                with suppress(StoreError):
+                    present = await self.bus.presence_of(node)
+                    break
+                await asyncio.sleep(RETRY_SECONDS)
         finally:
-            self._reviews.pop(node, None)
+            self._reviews[node].remove(heard)
+            if not self._reviews[node]:
+                del self._reviews[node]
         if self._frozen is not None:
             return
         for live in tuple(self._live_rooms()):
@@ -211,6 +250,7 @@ class Neighbours:
         """Tell everything anew, and compare every room with the store."""
         if self._frozen is not None:
             return
+        self._distrust()
         for live in self._live_rooms():
             room = live.room
             self.bus.tell(Committed(room.workspace, room.seq))
@@ -250,6 +290,7 @@ class Neighbours:
                 self._replaced(live)
                 return
             self._settle(live, present, heard)
+            self._suspect(live)
             live.carry_out(live.room.noticed(state.seq))
             live.carry_out(live.room.recount_all())
 

@@ -112,6 +112,8 @@ class PostgresBus:
         self._others: set[str] = set()
         """Nodes that are taken to live: what they have is kept until they are gone."""
         self._found: set[str] = set()
+        self._noticed: set[str] = set()
+        """Nodes that were heard or read of since the last heartbeat was begun."""
         self._connected = asyncio.Event()
         self._trust_from = 0.0
         self._anew = False
@@ -167,13 +169,17 @@ class PostgresBus:
     async def present(self, workspace: str) -> list[tuple[str, str, str]]:
         """Read who is present on other nodes whose lease holds."""
         rows = await self._read(_PRESENT, workspace, self.node)
-        self._others.update(row[0] for row in rows)
-        self._found.update(row[0] for row in rows)
+        for row in rows:
+            self._notice(row[0])
         return [(row[0], row[1], row[2]) for row in rows]
 
     async def presence_of(self, node: str) -> set[tuple[str, str]]:
         """Read whom another node has, everywhere."""
         return {(row[0], row[1]) for row in await self._read(_PRESENCE_OF, node)}
+
+    def suspect(self, nodes: Iterable[str]) -> None:
+        """Say of these nodes that they are gone, too, when their lease is not found to hold."""
+        self._others.update(nodes)
 
     async def _read(self, query: str, *values: object) -> list[asyncpg.Record]:
         connection = self._connection
@@ -233,6 +239,7 @@ class PostgresBus:
         assert self._listener is not None
         self._listener.resync()  # it reads when this is done
         async with self._using, connection.transaction():
+            self._noticed.clear()
             row = await connection.fetchrow(_BEAT, self.node, self._lease)
             await self._tell_waiting(connection)
         self._look_at(row)
@@ -259,25 +266,26 @@ class PostgresBus:
     async def _beat_once(self, connection: Connection) -> bool:
         """Renew the lease; gives whether it was still held. Notices which other nodes died."""
         async with self._using:
+            self._noticed.clear()
             row = await connection.fetchrow(_BEAT, self.node, self._lease)
         self._look_at(row)
         assert row is not None
         return bool(row["held"])
 
     def _look_at(self, row: asyncpg.Record | None) -> None:
-        """See whose leases hold."""
+        """See whose leases hold; a node may have come after the row was made."""
         assert row is not None
-        others = self._found = set(row["others"])
-        if asyncio.get_running_loop().time() < self._trust_from:
-            others = others | self._others
-        for node in self._others - others:
-            self._gone(node)
-        self._others = others
+        found = {*row["others"], *self._noticed}
+        if asyncio.get_running_loop().time() >= self._trust_from:
+            for node in self._others - found:
+                self._gone(node)
+        self._found = found
+        self._others |= found
 
     def _gone(self, node: str) -> None:
         log.warning("a node is gone", node=node)
-        self._others.discard(node)
-        self._found.discard(node)
+        for nodes in (self._others, self._found, self._noticed):
+            nodes.discard(node)
         assert self._listener is not None
         self._listener.node_gone(node)
 
@@ -292,11 +300,14 @@ class PostgresBus:
         if envelope.farewell:
             self._gone(envelope.node)
             return
-        self._others.add(envelope.node)
-        self._found.add(envelope.node)
+        self._notice(envelope.node)
         self._listener.heard(envelope.node, envelope.words)
         if envelope.anew:
             self._listener.anew(envelope.node)
+
+    def _notice(self, node: str) -> None:
+        for nodes in (self._others, self._found, self._noticed):
+            nodes.add(node)
 
     async def _send(self) -> None:
         connection = self._connection

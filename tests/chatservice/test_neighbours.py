@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,6 +37,7 @@ class ScriptedBus:
         self.meanwhile: Callable[[], None] = lambda: None
         self.fails = False
         self.calls: list[str] = []
+        self.suspected: set[str] = set()
 
     async def start(self, listener: Listener) -> None:
         pass
@@ -49,6 +50,9 @@ class ScriptedBus:
 
     async def told(self) -> None:
         self.calls.append("told")
+
+    def suspect(self, nodes: Iterable[str]) -> None:
+        self.suspected.update(nodes)
 
     async def newest(self, workspaces: Sequence[str]) -> dict[str, tuple[str, int]]:
         return self._answer("newest", self.newest_now)
@@ -144,7 +148,7 @@ async def test_a_new_room_prefers_what_was_heard_to_what_was_read(stage: Stage) 
     """The one who was read as present has said goodbye while that was read."""
     stage.bus.present_now = [("n2", "bob", "Bob"), ("n3", "cat", "Cat")]
     with stage.neighbours.listening("w") as heard:
-        stage.bus.meanwhile = lambda: heard.append(("n2", Here("w", "bob", "Bob", False)))
+        stage.bus.meanwhile = lambda: heard.words.append(("n2", Here("w", "bob", "Bob", False)))
         await stage.neighbours.introduce(stage.live, heard)
     assert stage.remote == {("n3", "cat")}
 
@@ -153,7 +157,48 @@ async def test_what_is_heard_after_listening_is_not_kept(stage: Stage) -> None:
     with stage.neighbours.listening("w") as first, stage.neighbours.listening("w") as second:
         stage.neighbours.heard("n2", [Typed("w", "bob")])
     stage.neighbours.heard("n2", [Typed("w", "cat")])
-    assert first == second == [("n2", Typed("w", "bob"))]
+    assert first.words == second.words == [("n2", Typed("w", "bob"))]
+
+
+async def test_a_new_room_forgets_what_was_heard_before_words_may_have_been_lost(
+    stage: Stage,
+) -> None:
+    """Otherwise somebody whose goodbye was lost would stay for ever."""
+    for lost in (stage.neighbours.resync, lambda: stage.neighbours.anew("n2")):
+        with stage.neighbours.listening("w") as heard:
+            heard.words.append(("n2", Here("w", "bob", "Bob", True)))
+            lost()
+            await stage.neighbours.introduce(stage.live, heard)
+        await stage.settled()
+        assert stage.remote == set()
+
+
+async def test_a_new_room_is_read_again_when_words_are_lost_meanwhile(stage: Stage) -> None:
+    stage.bus.present_now = [("n2", "bob", "Bob")]
+
+    def meanwhile() -> None:
+        stage.bus.meanwhile = lambda: None
+        stage.bus.present_now = [("n3", "cat", "Cat")]
+        stage.neighbours.anew("n2")
+
+    stage.bus.meanwhile = meanwhile
+    with stage.neighbours.listening("w") as heard:
+        await stage.neighbours.introduce(stage.live, heard)
+    await stage.settled()
+    assert stage.bus.calls.count("present") == 2
+    assert stage.remote == {("n3", "cat")}
+
+
+async def test_nodes_whose_users_are_here_are_suspected_of_having_died(stage: Stage) -> None:
+    """One may have died before its room came into being, or while nobody could be heard."""
+    with stage.neighbours.listening("w") as heard:
+        heard.words.append(("dead", Here("w", "dan", "Dan", True)))
+        await stage.neighbours.introduce(stage.live, heard)
+    assert stage.bus.suspected == {"dead"}
+    stage.bus.suspected.clear()
+    stage.neighbours.resync()
+    await stage.settled()
+    assert stage.bus.suspected == {"dead"}
 
 
 async def test_comparing_forgets_whom_living_nodes_no_longer_have(stage: Stage) -> None:
@@ -227,9 +272,44 @@ async def test_a_comparison_that_fails_gives_way_to_the_next(
     assert stage.bus.calls == ["present", "present", "state"]
 
 
-async def test_a_bus_that_is_lost_while_a_node_is_reviewed_changes_nothing(stage: Stage) -> None:
+async def test_a_review_that_fails_is_made_again_until_it_is_done(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("chatservice.neighbours.RETRY_SECONDS", 0.001)
     stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    known = []
+
+    def meanwhile() -> None:
+        known.append(set(stage.remote))
+        stage.bus.fails = len(known) < 3
+
+    stage.bus.meanwhile = meanwhile
+    stage.neighbours.anew("n2")
+    await stage.settled()
+    assert known == [{("n2", "bob")}] * 3
+    assert stage.remote == set()
+
+
+async def test_a_review_gives_way_to_a_comparison(stage: Stage) -> None:
     stage.bus.fails = True
+    stage.neighbours.anew("n2")
+    stage.bus.fails = False
+    stage.neighbours.resync()
+    await stage.settled()
+    assert stage.bus.calls == ["present", "state"]
+
+
+async def test_each_of_two_reviews_keeps_who_comes_meanwhile(stage: Stage) -> None:
+    """The first, once done, took from the second what it should not forget."""
+    answers = iter([{("w", "bob")}, set[tuple[str, str]]()])
+
+    def meanwhile() -> None:
+        stage.bus.presence_now = next(answers)
+        if not stage.bus.presence_now:  # the second was read before this was said
+            stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+
+    stage.bus.meanwhile = meanwhile
+    stage.neighbours.anew("n2")
     stage.neighbours.anew("n2")
     await stage.settled()
     assert stage.remote == {("n2", "bob")}
