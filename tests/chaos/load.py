@@ -40,6 +40,8 @@ FILLERS: Final = (
 ASIDE_SECONDS: Final = 0.05
 """One device somewhere reads, types, or looks back, every so often."""
 STALL_TICK: Final = 0.02
+PONG_SECONDS: Final = 5.0
+"""What a ping may take in any case, so that it is not the deadline's doing if none answers."""
 
 
 class Device(Protocol):
@@ -132,11 +134,11 @@ class Load:
             await asyncio.sleep(0.05)
         leaving = [self.present.pop(seat) for seat in self._quitters]
         await asyncio.gather(*(device.leave() for device in leaving))
-        while True:
-            waiting = await self._unsettled(until)
-            if not waiting or monotonic() > until:
-                return waiting
+        while waiting := await self._unsettled(until):
             await asyncio.sleep(0.05)
+            if monotonic() > until:
+                return waiting
+        return ""
 
     # --- who takes part ------------------------------------------------------------------
 
@@ -236,7 +238,7 @@ class Load:
             if not device.read_settled:
                 return f"{name} waits for its cursor"
         try:
-            async with asyncio.timeout_at(self._loop_time(until)):
+            async with asyncio.timeout_at(self._loop_time(max(until, monotonic() + PONG_SECONDS))):
                 newest = await asyncio.gather(
                     *(device.newest() for device in self.present.values())
                 )

@@ -26,7 +26,7 @@ def test_at_a_stop_members_are_spread_over_the_time_that_the_pace_needs(
 
 def test_who_comes_back_in_time_is_not_seen_to_leave(service_factory: ServiceFactory) -> None:
     """And who does not is offline when the time to come back and the grace period are over."""
-    service = service_factory({"timing": {"presence_grace": 2.5, "reconnect_spread": 2.5}})
+    service = service_factory({"timing": {"presence_grace": 4.0, "reconnect_spread": 4.0}})
     names = ["ann", "bob", "carol"]
     members = {name: Wire.join(service, user=name) for name in names}
     epoch = members["ann"].welcome["epoch"]
@@ -41,7 +41,7 @@ def test_who_comes_back_in_time_is_not_seen_to_leave(service_factory: ServiceFac
         with Wire.join(service, user="bob", after=0, epoch=epoch):
             gone = ann.next("presence")  # nothing of bob before it
             assert (gone["user"], gone["state"]) == ("carol", "offline")
-            assert 4.9 < time.monotonic() - stopped < 20
+            assert 7.9 < time.monotonic() - stopped < 40
     service.restart()
     with Wire.join(service, user="dora", after=0, epoch=epoch) as dora:
         assert "carol" not in [each["user"] for each in dora.welcome["online"]]
