@@ -134,6 +134,7 @@ def found(site: Site) -> Verdict:
             "correct sslrootcert in {named}: the file must be where the service runs",
         ),
     ],
+    ids=["password", "name", "no-tls", "not-let-in", "no-privilege", "no-authority"],
 )
 def test_what_is_wrong_is_one_verdict_with_its_remedy(
     fresh: Site, server: PostgresServer, database: str, address: str, detail: str, hint: str
