@@ -70,6 +70,7 @@ def test_no_secret_shows_anywhere(
         assert done.returncode == status, done.stdout + done.stderr
 
     with processes_watched(canary) as processes:
+        opskit("--debug", "check", "prod")
         opskit("deploy", "prod", "--plan")
         opskit("deploy", "prod", "--json")
         site.secret("jwt_previous_secret", f"{canary.word}-{'q' * 32}")
@@ -83,6 +84,7 @@ def test_no_secret_shows_anywhere(
         site.change("refused")
         (site.directory / "database_url").write_text(wrong)
         opskit("--debug", "deploy", "prod", "--json", status=1)
+        opskit("check", "prod", "--json", status=1)
         (site.directory / "database_url").write_text(right)
         opskit("deploy", "prod")
         opskit("rollback", "--env", "prod", "--json")
@@ -98,11 +100,30 @@ def test_no_secret_shows_anywhere(
     host = site.hosts[0]
     assert "RuntimeError" in said["--debug deploy prod"]
     assert "password authentication failed" in said["--debug deploy prod --json"]
+    assert databases(said) == {
+        "--debug check prod": "from this machine: no release lies there yet",
+        "check prod --json": "password authentication failed",
+        "check prod": "user guarded is let in",
+    }
     assert canary.shows_in(host.text("journalctl", "--output=export", "--no-pager")) == []
     assert canary.shows_in(host.text("systemctl", "show", site.environment.unit)) == []
     assert canary.files_of(host) == secret_files("")
     here = canary.files([tmp_path, site.layers.parent])
     assert [str(path.relative_to(site.directory)) for path in here] == SECRETS
+
+
+def databases(said: dict[str, str]) -> dict[str, str]:
+    """Give what `check` found of the database each time: tried from here, from the host, ..."""
+    told = (
+        "from this machine: no release lies there yet",
+        "password authentication failed",
+        f"user {GUARDED} is let in",
+    )
+    return {
+        what: next(one for one in told if one in text)
+        for what, text in said.items()
+        if "check prod" in what
+    }
 
 
 def secret_files(*endings: str) -> list[str]:
