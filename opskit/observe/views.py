@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from opskit.observe.standing import Program, Standing
     from opskit.observe.top import Ranking
 
+_BEGINNING = 60
+"""Seconds after a start in which the watchdog need not have fired yet."""
 _STYLES = {"critical": "red", "warning": "yellow", "none": "dim"}
 
 
@@ -127,7 +129,10 @@ def _firing(ui: Ui, standing: Standing) -> str:
         for one in firing
     )
     if not standing.alerts.watchdog:
-        deaf = paint("red", "the watchdog does not fire, so that no other alert would be told")
+        young = any(one.runs and (one.seconds or 0) < _BEGINNING for one in standing.programs)
+        why = "so that no other alert would be told"
+        why = "which takes half a minute after a start" if young else why
+        deaf = paint("yellow" if young else "red", f"the watchdog does not fire, {why}")
         return f"{said}; {deaf}" if said else deaf
     return said or paint("green", "no alert fires")
 

@@ -207,6 +207,11 @@ def test_what_fires_is_named_in_one_line_and_another_environment_is_not(
 def test_silence_of_the_watchdog_is_not_taken_for_peace(environment: Environment) -> None:
     [line] = [line for line in shown(read(environment, seen())) if line.startswith("alerts")]
     assert line == "alerts: the watchdog does not fire, so that no other alert would be told"
+    young = seen()
+    young["programs"] |= {"prometheus": {"state": "active", "seconds": 5.0}}
+    assert shown(read(environment, young))[-1] == (
+        "alerts: the watchdog does not fire, which takes half a minute after a start"
+    )
 
 
 def test_what_answers_otherwise_than_it_should_is_said_with_its_address(
