@@ -7,9 +7,9 @@ Secrets are references, as everywhere; they are resolved where the monitoring ru
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from opskit import host_names
@@ -98,14 +98,24 @@ class Webhook(_Section):
 
 
 class Email(_Section):
-    """A mailbox that alerts are sent to."""
+    """A mailbox that alerts are sent to.
+
+    `tls`: whether the connection must be turned into TLS before anything is sent (RFC 3207).
+    """
 
     to: Mail
     sender: Mail
     smarthost: Annotated[str, AfterValidator(_smarthost)]
+    tls: bool = True
     user: str = ""
     password: Reference | None = None
     severity: Severity = "warning"
+
+    @model_validator(mode="after")
+    def _no_password_in_clear(self) -> Self:
+        if self.password is not None and not self.tls:
+            raise ValueError("a password is not sent without TLS: leave out `tls: false`")
+        return self
 
 
 class Slack(_Section):

@@ -13,7 +13,7 @@ NEEDED = {
     "promtool": {"test_rules.py", "test_rendering.py", "test_probe.py"},
     "prometheus": {"test_alerts_live.py", "test_monitor.py"},
     "amtool": {"test_rendering.py"},
-    "prometheus-alertmanager": {"test_alerts_live.py", "test_monitor.py"},
+    "prometheus-alertmanager": {"test_alerts_live.py", "test_monitor.py", "test_receivers.py"},
 }
 
 
