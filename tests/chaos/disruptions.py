@@ -17,8 +17,9 @@ from contextlib import closing
 from pathlib import Path
 from time import monotonic
 
-from chatservice.protocol import Welcome
+from chatservice.protocol import ErrorCode, Welcome
 from tests.chaos.history import Record, Vantage
+from tests.chaos.summary import errors_in
 from tests.service_process import REPOSITORY, ServiceFailed, ServiceProcess
 
 TAKE_OVER_SECONDS = 0.5
@@ -62,6 +63,14 @@ class Disruptions:
         """
         goal = acknowledged(self._records) + count
         await self.until(lambda records: acknowledged(records) >= goal)
+
+    async def refused(self, count: int) -> None:
+        """Leave the service alone until so many requests were refused for now, from the beginning.
+
+        Raises:
+            TimeoutError: they were not.
+        """
+        await self.until(lambda records: errors_in(records)[ErrorCode.UNAVAILABLE] >= count)
 
     async def everybody(self, count: int) -> None:
         """Leave the service alone until so many devices have been let in.

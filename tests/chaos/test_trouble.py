@@ -21,6 +21,8 @@ DISK_BYTES = 48 * 1024 * 1024
 """Room for the log of a database, 16 MiB before it is copied, and the database."""
 QUIET = {"log": {"level": "warning"}, "store": {"busy_timeout": 0.5}}
 ERRORS = frozenset({"rate_limited", "unavailable"})
+REFUSED = 100
+"""The trouble lasts until so many requests were refused, however slow the machine is."""
 
 
 async def test_database_locked(service_factory: ServiceFactory, seed: int) -> None:
@@ -30,6 +32,7 @@ async def test_database_locked(service_factory: ServiceFactory, seed: int) -> No
         await disruptions.calm(1.0, 1.5)
         with disruptions.locked():
             await disruptions.calm(1.5, 2.0)
+            await disruptions.refused(REFUSED)
             await disruptions.kill(ready=False)
             await disruptions.calm(1.0, 1.5)
         await disruptions.recovered()
@@ -39,7 +42,7 @@ async def test_database_locked(service_factory: ServiceFactory, seed: int) -> No
     print(outcome)
     assert outcome.verdict.clean, str(outcome)
     assert not outcome.unsettled
-    assert outcome.errors["unavailable"] >= 100
+    assert outcome.errors["unavailable"] >= REFUSED
 
 
 async def test_writes_that_fail(service_factory: ServiceFactory, seed: int) -> None:
@@ -49,6 +52,7 @@ async def test_writes_that_fail(service_factory: ServiceFactory, seed: int) -> N
         await disruptions.calm(0.5, 1.0)
         with disruptions.failing_writes():
             await disruptions.calm(1.0, 1.5)
+            await disruptions.refused(REFUSED)
         await disruptions.recovered()
         await disruptions.calm(0.5, 1.0)
         with disruptions.failing_writes():
@@ -60,7 +64,7 @@ async def test_writes_that_fail(service_factory: ServiceFactory, seed: int) -> N
     print(outcome)
     assert outcome.verdict.clean, str(outcome)
     assert not outcome.unsettled
-    assert outcome.errors["unavailable"] >= 100
+    assert outcome.errors["unavailable"] >= REFUSED
 
 
 @pytest.fixture
@@ -87,6 +91,7 @@ async def test_disk_full_and_freed(service_factory: ServiceFactory, seed: int) -
         await disruptions.calm(0.5, 1.0)
         with disruptions.full_disk():
             await disruptions.calm(1.0, 1.5)
+            await disruptions.refused(REFUSED)
             await disruptions.kill(ready=False)
             await disruptions.calm(1.0, 1.5)
         await disruptions.recovered()
@@ -96,4 +101,4 @@ async def test_disk_full_and_freed(service_factory: ServiceFactory, seed: int) -
     print(outcome)
     assert outcome.verdict.clean, str(outcome)
     assert not outcome.unsettled
-    assert outcome.errors["unavailable"] >= 100
+    assert outcome.errors["unavailable"] >= REFUSED
