@@ -43,7 +43,7 @@ def test_all_who_wait_for_a_silent_host_share_one_attempt(
             barrier.wait()
             return connect()
 
-        taking = threading.Thread(target=take)
+        taking = threading.Thread(target=take, daemon=True)
         taking.start()
         with ThreadPoolExecutor(5) as pool:
             said = set(pool.map(connect_at_once, range(5)))
