@@ -7,7 +7,7 @@ compared with the store is kept, and wins over what was read meanwhile.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -155,7 +155,7 @@ class Neighbours:
             present = await self.bus.present(live.room.workspace)
             if not heard.broken:
                 break
-        self._settle(live, present, heard)
+        self._settle(live, present, frozenset(self.bus.others), heard)
         for node, word in heard.words:
             self._apply(live, node, word)
         self._suspect(live)
@@ -165,17 +165,22 @@ class Neighbours:
         self.bus.suspect({node for node, _ in live.room.remote_users()})
 
     def _settle(
-        self, live: LiveRoom, present: Sequence[tuple[str, str, str]], heard: Heard
+        self,
+        live: LiveRoom,
+        present: Sequence[tuple[str, str, str]],
+        lived: Set[str],
+        heard: Heard,
     ) -> None:
         """Make the room agree with what was read of other nodes, where nothing newer was heard.
 
-        Those of a node that no longer lives are left to `node_gone`, which gives them time.
+        Those of a node that did not live when that was read are left to `node_gone`, which gives
+        them time: nobody was read of it, though it may be back by now.
         """
         present = [each for each in present if each[0] != self._predecessor]
         newer = {(node, word.user) for node, word in heard.words if isinstance(word, Here)}
         room = live.room
         for node, user in room.remote_users() - {(node, user) for node, user, _ in present}:
-            if (node, user) not in newer and node in self.bus.others:
+            if (node, user) not in newer and node in lived and node in self.bus.others:
                 live.carry_out(room.remote_presence(node, user, "", present=False))
         for node, user, name in present:
             if (node, user) not in newer:
@@ -281,6 +286,7 @@ class Neighbours:
         workspace = live.room.workspace
         with self.listening(workspace) as heard:
             present = await self.bus.present(workspace)
+            lived = frozenset(self.bus.others)
             # Last: it opens the workspace anew, so that a room of another history must be sent
             # away before anything else happens, or its sends would be stored in this one.
             state = await self._state(workspace)
@@ -289,7 +295,7 @@ class Neighbours:
             if state.epoch != live.room.epoch:
                 self._replaced(live)
                 return
-            self._settle(live, present, heard)
+            self._settle(live, present, lived, heard)
             self._suspect(live)
             live.carry_out(live.room.noticed(state.seq))
             live.carry_out(live.room.recount_all())

@@ -60,8 +60,10 @@ DELETE FROM presence p USING unnest($2::text[], $3::text[]) AS x (w, m)
 WHERE p.workspace = x.w AND p.node = $1 AND p.member = x.m"""
 
 _PRESENT = """
-SELECT p.node, p.member, p.name FROM presence p JOIN nodes n ON n.node = p.node
-WHERE p.workspace = $1 AND p.node <> $2 AND n.expires > clock_timestamp()"""
+SELECT n.node, p.member, p.name
+FROM nodes n LEFT JOIN presence p ON p.node = n.node AND p.workspace = $1
+WHERE n.node <> $2 AND n.expires > clock_timestamp()"""
+"""A node that lives and has nobody there is one row without a member."""
 
 _PRESENCE_OF = "SELECT workspace, member FROM presence WHERE node = $1"
 
@@ -153,7 +155,7 @@ class PostgresBus:
 
     @property
     def others(self) -> Set[str]:
-        """The nodes whose lease was found to hold since the connection was made.
+        """The nodes whose lease was found to hold when that was looked at last.
 
         After a crash of the database the leases are gone, and with them who is present. A node
         that has not come back yet counts as living for a while, but is not found: what its users
@@ -169,9 +171,12 @@ class PostgresBus:
     async def present(self, workspace: str) -> list[tuple[str, str, str]]:
         """Read who is present on other nodes whose lease holds."""
         rows = await self._read(_PRESENT, workspace, self.node)
+        # Of a node whose lease has run out since the last heartbeat nobody was read, though it
+        # may be about to come back: that it has nobody does not follow.
+        self._found.clear()
         for row in rows:
             self._notice(row[0])
-        return [(row[0], row[1], row[2]) for row in rows]
+        return [(row[0], row[1], row[2]) for row in rows if row[1] is not None]
 
     async def presence_of(self, node: str) -> set[tuple[str, str]]:
         """Read whom another node has, everywhere."""

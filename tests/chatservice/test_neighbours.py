@@ -225,6 +225,23 @@ async def test_who_leaves_while_a_room_is_compared_stays_away(stage: Stage) -> N
     assert stage.remote == set()
 
 
+async def test_who_is_on_a_node_that_comes_back_while_a_room_is_compared_stays(
+    stage: Stage,
+) -> None:
+    """Its lease had run out when the table was read, so that nobody was read of it."""
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    stage.bus.others = {"n3"}
+
+    async def state(_: str) -> WorkspaceState:
+        stage.bus.others = {"n2", "n3"}
+        return stage.state
+
+    stage.neighbours._state = state
+    stage.neighbours.resync()
+    await stage.settled()
+    assert stage.remote == {("n2", "bob")}
+
+
 async def test_a_room_of_another_history_is_sent_away_at_once(stage: Stage) -> None:
     """Reading the state opens the workspace: nothing may be awaited between that and the verdict.
 

@@ -188,3 +188,24 @@ async def test_a_node_that_comes_while_the_leases_are_read_is_not_taken_for_dead
         assert ear.words == [("late", Typed("w", "ann"))]
         assert (ear.gone, set(here.others)) == ([], {"late"})
         await until(lambda: ear.gone == ["late"])  # it has no lease
+
+
+async def test_a_node_whose_lease_ran_out_is_not_found_by_a_reading_that_leaves_its_users_out(
+    postgres_server: PostgresServer,
+) -> None:
+    """After an outage of the database they were shown offline for a moment, room by room."""
+    dsn = await migrated(postgres_server)
+    async with listening(dsn) as (here, ear):
+        connection = await asyncpg.connect(dsn)
+        await connection.execute(
+            "INSERT INTO nodes VALUES ('late', clock_timestamp() + interval '1 hour')"
+        )
+        await connection.execute("INSERT INTO presence VALUES ('w', 'late', 'bob', 'Bob')")
+        assert await here.present("w") == [("late", "bob", "Bob")]
+        assert await here.present("elsewhere") == []
+        assert set(here.others) == {"late"}  # it lives, and has nobody there
+        await connection.execute("UPDATE nodes SET expires = clock_timestamp()")
+        assert await here.present("w") == []
+        assert set(here.others) == set()
+        await connection.close()
+        await until(lambda: ear.gone == ["late"])  # and its users are given their time
