@@ -12,10 +12,10 @@ from opskit.failure import Failure
 from opskit.fleet import Fleet
 from opskit.host_checks import inspect, inspect_address
 from opskit.layout import release_name
+from opskit.node_status import look_at_surplus, too_many
 from opskit.problems import ConfigError
 from opskit.secret_checks import check_value
 from opskit.secrets import Secret, Source, resolve
-from opskit.status import look_at_surplus, too_many
 from opskit.target import Target
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from opskit.deployments import Deployment, Outcome, Record
 from opskit.durations import short
 from opskit.layout import release_name
+from opskit.node_status import NodeStatus
 from opskit.observe.views import standing_rows
 from opskit.progress import STEP_WIDTH
-from opskit.status import NodeStatus, Status
+from opskit.status import Status
 from opskit.ui import Ui
 
 if TYPE_CHECKING:

@@ -19,8 +19,9 @@ from opskit.facts import HeldLease, Manifest, Process, Serving
 from opskit.failure import Failure, PersonNeeded
 from opskit.fleet import Fleet
 from opskit.lock import Holder
+from opskit.node_status import NodeStatus
 from opskit.progress import Progress
-from opskit.status import NodeStatus, Status
+from opskit.status import Status
 from opskit.supervision import Detached
 from opskit.target import Target
 from opskit.terminal import Terminal, visible
