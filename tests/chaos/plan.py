@@ -24,6 +24,7 @@ class Plan:
         stay: seconds for which a walker stays, at least and at most.
         away: seconds for which a walker is gone, at least and at most.
         seed: decides who sends what and when; the same for the same run.
+        rooms: what the names of the workspaces begin with, where the store has some already.
     """
 
     workspaces: int = 10
@@ -36,6 +37,7 @@ class Plan:
     stay: tuple[float, float] = (0.5, 2.5)
     away: tuple[float, float] = (0.3, 3.0)
     seed: int = 1
+    rooms: str = "w"
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ def seats(urls: Sequence[str], plan: Plan) -> list[Seat]:
         user = own[i][0] if i % 2 and i < len(own) else f"r{i}"
         seated.append((f"{user}.raw", user, room, True))
     return [
-        Seat(name, user, f"w{room}", raw, urls[i % len(urls)])
+        Seat(name, user, f"{plan.rooms}{room}", raw, urls[i % len(urls)])
         for i, (name, user, room, raw) in enumerate(seated)
     ]
 

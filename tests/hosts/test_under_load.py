@@ -7,6 +7,7 @@ ten deploys and ten rollbacks under 2,000.
 from __future__ import annotations
 
 import os
+from uuid import uuid4
 
 import pytest
 import uvloop
@@ -44,7 +45,7 @@ def deeds() -> tuple[Deed, ...]:
     return tuple(deed for each in rounds for deed in each)
 
 
-def plan(seed: int, clients: int = CLIENTS, rate: float = RATE) -> Plan:
+def plan(seed: int, clients: int = CLIENTS, rate: float = RATE, rooms: str = "w") -> Plan:
     """Twenty to a workspace; a fifth of them on the websockets library alone."""
     return Plan(
         workspaces=clients // 20,
@@ -55,6 +56,7 @@ def plan(seed: int, clients: int = CLIENTS, rate: float = RATE) -> Plan:
         quitters=2,
         rate=rate,
         seed=seed,
+        rooms=rooms,
     )
 
 
@@ -110,7 +112,7 @@ async def test_crashes_of_one_node_after_the_other(
     The others hear of the crash of a node from nobody; its successor tells them whom it has.
     """
     wanted = (Deed.KILL,) * (ROUNDS or len(three.hosts))
-    load = plan(seed, NODES_CLIENTS, NODES_RATE)
+    load = plan(seed, NODES_CLIENTS, NODES_RATE, rooms=f"{uuid4().hex[:8]}-")
     before = three.serving
     calm = CRASH_CALM / len(three.hosts)
     outcome = await act_under_load(three, load, wanted, patch=monkeypatch, calm=calm)
