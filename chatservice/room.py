@@ -108,6 +108,7 @@ class Room(Generic[Key]):
         self._fetching = False
         self._ahead_cursors: dict[int, dict[str, Cursor]] = {}
         self._recounts: dict[str, _Recount] = {}
+        self._recount_due = False
         self._shown: dict[str, int] = {}
         """How far this node's devices of a user were told that the user has read."""
 
@@ -257,7 +258,14 @@ class Room(Generic[Key]):
         return self._attendance.remote_users()
 
     def recount_all(self) -> list[Action[Key]]:
-        """Word may have been lost: show every user of this node their cursor anew."""
+        """Word may have been lost: show every user of this node their cursor anew.
+
+        Once all that is known to be stored is published: a member who was kept over a crash may
+        have had it before, and a count that is shown first would leave it out.
+        """
+        self._recount_due = self.behind
+        if self._recount_due:
+            return []
         return [
             action
             for announced in self._attendance.announcements()
@@ -332,6 +340,8 @@ class Room(Generic[Key]):
         if self.seq < self._known and not self._fetching:
             self._fetching = True
             actions.append(Fetch(self.seq, self._known))
+        if self._recount_due and not self.behind:
+            actions.extend(self.recount_all())
         return actions
 
     def refused(self, key: Key, operation: Append | MoveCursor, why: str) -> list[Action[Key]]:

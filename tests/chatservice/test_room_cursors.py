@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from chatservice.actions import Recount, ToMember
-from chatservice.protocol import ReadCursor
+from chatservice.actions import Fetch, Recount, ToAll, ToMember
+from chatservice.protocol import Message, ReadCursor
 from chatservice.room import Room, Rules
 from chatservice.store import Cursor, Entry, WorkspaceState
 
@@ -71,3 +71,16 @@ def test_nothing_is_remembered_of_users_without_a_device() -> None:
     assert ann._shown == {}
     ann.moved("ann", Cursor(18, 2), 20)
     assert ann._shown == {}
+
+
+def test_all_counts_are_taken_anew_once_what_is_stored_is_published() -> None:
+    """Who was kept over a crash may have it already: a count shown first would leave it out."""
+    ann = room()
+    join(ann, "phone", 10)
+    assert ann.noticed(22) == [Fetch(20, 22)]
+    assert ann.recount_all() == []
+    first, last = (Message(seq, f"m{seq}", "bob", "Bob", "hello", 0) for seq in (21, 22))
+    assert ann.fetched([first]) == [ToAll(first), Fetch(21, 22)]
+    assert ann.fetched([last]) == [ToAll(last), Recount("ann", "Ann", 22)]
+    assert shown(ann.recounted("ann", Cursor(10, 12))) == [("phone", 10)]
+    assert ann.noticed(22) == []
