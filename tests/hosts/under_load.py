@@ -263,6 +263,7 @@ async def act_under_load(
         grace=grace,
         keep=keep,
         skew=max(0.5, 2 * load.skew),
+        lag=0.0 if alone else settings.store.lease,
         errors=frozenset({"rate_limited"}),
     )
     verdict = await asyncio.to_thread(check, load.records, [*kept, *told], rules)
