@@ -42,6 +42,12 @@ class Heard:
         self.words: list[tuple[str, Word]] = []
         self.broken = False
 
+    def mend(self) -> None:
+        """Forget what may be untrue since words were lost, as all is about to be read anew."""
+        if self.broken:
+            self.words = [each for each in self.words if not isinstance(each[1], Here)]
+            self.broken = False
+
 
 class Neighbours:
     """The other nodes, as the rooms of this one see them.
@@ -149,9 +155,7 @@ class Neighbours:
             StoreError: it cannot be read.
         """
         while True:
-            if heard.broken:
-                heard.words.clear()
-                heard.broken = False
+            heard.mend()
             present = await self.bus.present(live.room.workspace)
             if not heard.broken:
                 break
@@ -239,7 +243,7 @@ class Neighbours:
                     break
                 await asyncio.sleep(RETRY_SECONDS)
         finally:
-            self._reviews[node].remove(heard)
+            self._reviews[node] = [one for one in self._reviews[node] if one is not heard]
             if not self._reviews[node]:
                 del self._reviews[node]
         if self._frozen is not None:
@@ -285,16 +289,20 @@ class Neighbours:
         """
         workspace = live.room.workspace
         with self.listening(workspace) as heard:
-            present = await self.bus.present(workspace)
-            lived = frozenset(self.bus.others)
-            # Last: it opens the workspace anew, so that a room of another history must be sent
-            # away before anything else happens, or its sends would be stored in this one.
-            state = await self._state(workspace)
-            if self._frozen is not None:
-                return
-            if state.epoch != live.room.epoch:
-                self._replaced(live)
-                return
+            while True:
+                heard.mend()
+                present = await self.bus.present(workspace)
+                lived = frozenset(self.bus.others)
+                # Last: it opens the workspace anew, so that a room of another history must be sent
+                # away before anything else happens, or its sends would be stored in this one.
+                state = await self._state(workspace)
+                if self._frozen is not None or self._find(workspace) is not live:
+                    return
+                if state.epoch != live.room.epoch:
+                    self._replaced(live)
+                    return
+                if not heard.broken:  # else somebody read may have been forgotten since
+                    break
             self._settle(live, present, lived, heard)
             self._suspect(live)
             live.carry_out(live.room.noticed(state.seq))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -65,7 +66,12 @@ class Recovery:
         if self._store is not None and self.lifeline is None:
             for number in slots:
                 self._store.drop(name_of(number))
-            self._file.unlink(missing_ok=True)
+            self._discard()
+
+    def _discard(self) -> None:
+        """Remove the list of who was kept; left where that cannot be, it only takes room."""
+        with contextlib.suppress(OSError):
+            self._file.unlink()
 
     def take_up(
         self, server: ChatServer, found: list[tuple[str, socket.socket]]
@@ -75,7 +81,7 @@ class Recovery:
             return None
         if self.lifeline is None:
             cut(self._store, found)
-            self._file.unlink(missing_ok=True)
+            self._discard()
             return None
         survival = self.lifeline.survival
         if found and survival.crashed(SOON_SECONDS) <= CRASHES:

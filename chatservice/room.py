@@ -108,7 +108,8 @@ class Room(Generic[Key]):
         self._fetching = False
         self._ahead_cursors: dict[int, dict[str, Cursor]] = {}
         self._recounts: dict[str, _Recount] = {}
-        self._recount_due = False
+        self._recount_at: int | None = None
+        """The number at whose publication all cursors are to be shown anew."""
         self._shown: dict[str, int] = {}
         """How far this node's devices of a user were told that the user has read."""
 
@@ -260,12 +261,15 @@ class Room(Generic[Key]):
     def recount_all(self) -> list[Action[Key]]:
         """Word may have been lost: show every user of this node their cursor anew.
 
-        Once all that is known to be stored is published: a member who was kept over a crash may
+        Once all that is known now to be stored is published: a member who was kept over a crash may
         have had it before, and a count that is shown first would leave it out.
         """
-        self._recount_due = self.behind
-        if self._recount_due:
+        self._recount_at = self._known if self.behind else None
+        if self._recount_at is not None:
             return []
+        return self._recount_everybody()
+
+    def _recount_everybody(self) -> list[Action[Key]]:
         return [
             action
             for announced in self._attendance.announcements()
@@ -340,8 +344,9 @@ class Room(Generic[Key]):
         if self.seq < self._known and not self._fetching:
             self._fetching = True
             actions.append(Fetch(self.seq, self._known))
-        if self._recount_due and not self.behind:
-            actions.extend(self.recount_all())
+        if self._recount_at is not None and self.seq >= self._recount_at:
+            self._recount_at = None
+            actions.extend(self._recount_everybody())
         return actions
 
     def refused(self, key: Key, operation: Append | MoveCursor, why: str) -> list[Action[Key]]:

@@ -39,6 +39,8 @@ _WORD: Final = struct.Struct("<Q")
 _COUNTS: Final = struct.Struct("<QQ")
 _LENGTH: Final = struct.Struct("<I")
 _IN, _OUT, _BODY = 8, 16, 32
+FULL_SECONDS: Final = 1.0
+"""How long a disk that had no room is not asked again: each room asks with all it publishes."""
 _CHUNK: Final = 2 * 1024 * 1024
 """Bytes of the disk that are taken at once: where one is written to, Linux wants room for all that
 it holds in memory as one piece (a large folio), and that may be so much."""
@@ -113,6 +115,7 @@ class Survival:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._taken = 0
+        self._full_until = 0.0
         """Bytes from the beginning that the disk is known to have room for."""
         try:
             size = os.fstat(self._descriptor).st_size
@@ -309,9 +312,18 @@ class Survival:
         """
         if end <= self._taken:
             return
+        if time.monotonic() < self._full_until:
+            raise self._no_room()
         end = min(-(-end // _CHUNK) * _CHUNK, self._slots * SLOT)
-        self._rewrite(self._taken, end)
+        try:
+            self._rewrite(self._taken, end)
+        except OSError:
+            self._full_until = time.monotonic() + FULL_SECONDS
+            raise
         self._taken = end
+
+    def _no_room(self) -> OSError:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
 
     def _rewrite(self, start: int, end: int) -> None:
         """Write what is there once more, whether it was ever written or not.
@@ -320,7 +332,7 @@ class Survival:
         """
         there = os.pread(self._descriptor, end - start, start)
         if os.pwrite(self._descriptor, there, start) < end - start:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            raise self._no_room()
 
     def _write(self, offset: int, body: bytes) -> None:
         _LENGTH.pack_into(self._map, offset + _BODY, len(body))

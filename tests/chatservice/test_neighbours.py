@@ -242,6 +242,30 @@ async def test_who_is_on_a_node_that_comes_back_while_a_room_is_compared_stays(
     assert stage.remote == {("n2", "bob")}
 
 
+async def test_who_is_forgotten_while_a_room_is_compared_stays_away(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their node begins anew after the table was read: their goodbye was lost in between."""
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    stage.bus.present_now = [("n2", "bob", "Bob")]
+    state = stage._state
+
+    async def meanwhile(workspace: str) -> WorkspaceState:
+        if stage.bus.present_now:
+            stage.bus.present_now = []
+            stage.neighbours.anew("n2")
+            async with asyncio.timeout(10):
+                while stage.remote:
+                    await asyncio.sleep(0)
+        return await state(workspace)
+
+    monkeypatch.setattr(stage.neighbours, "_state", meanwhile)
+    stage.neighbours.resync()
+    await stage.settled()
+    assert stage.remote == set()
+    assert stage.bus.calls.count("present") == 2
+
+
 async def test_a_room_of_another_history_is_sent_away_at_once(stage: Stage) -> None:
     """Reading the state opens the workspace: nothing may be awaited between that and the verdict.
 
@@ -342,6 +366,29 @@ async def test_a_node_that_begins_anew_loses_whom_it_does_not_have(stage: Stage)
     stage.neighbours.anew("n2")
     await stage.settled()
     assert stage.remote == {("n2", "cat"), ("n2", "dan"), ("n3", "bob")}
+
+
+async def test_a_review_that_ends_before_an_older_one_leaves_it_what_it_heard(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older, read = asyncio.Event(), []
+
+    async def presence_of(node: str) -> set[tuple[str, str]]:
+        read.append(node)
+        if len(read) == 1:
+            await older.wait()
+        return set()
+
+    monkeypatch.setattr(stage.bus, "presence_of", presence_of)
+    stage.neighbours.anew("n2")
+    stage.neighbours.anew("n2")
+    async with asyncio.timeout(10):
+        while len(stage.neighbours._tasks) > 1:
+            await asyncio.sleep(0)
+    stage.neighbours.heard("n2", [Here("w", "bob", "Bob", True)])
+    older.set()
+    await stage.settled()
+    assert stage.remote == {("n2", "bob")}
 
 
 async def test_a_frozen_node_changes_no_room_and_catches_up_when_it_thaws(stage: Stage) -> None:

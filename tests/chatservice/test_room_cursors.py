@@ -84,3 +84,15 @@ def test_all_counts_are_taken_anew_once_what_is_stored_is_published() -> None:
     assert ann.fetched([last]) == [ToAll(last), Recount("ann", "Ann", 22)]
     assert shown(ann.recounted("ann", Cursor(10, 12))) == [("phone", 10)]
     assert ann.noticed(22) == []
+
+
+def test_counts_are_taken_anew_though_others_go_on_writing() -> None:
+    """What is written meanwhile is no reason to wait longer: in a busy room that is for ever."""
+    ann = room()
+    join(ann, "phone", 10)
+    ann.noticed(21)
+    assert ann.recount_all() == []
+    first = Message(21, "m21", "bob", "Bob", "hello", 0)
+    assert ann.noticed(30) == []
+    actions = ann.fetched([first])
+    assert actions == [ToAll(first), Fetch(21, 30), Recount("ann", "Ann", 21)]

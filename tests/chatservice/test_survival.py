@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from chatservice.survival import LEFT, MEMBER, SLOT, Survival, Who, counted
+from chatservice.survival import FULL_SECONDS, LEFT, MEMBER, SLOT, Survival, Who, counted
 from tests.service_process import REPOSITORY
 
 
@@ -137,6 +138,33 @@ while survival.keep(Who("c", "ann", "Ann", "w", 1, "t", 0, 0)) is not None:
     again += 1
 print(kept, again)
 """
+
+
+def test_a_full_disk_is_not_asked_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every room asks with each batch that it publishes, on the event loop."""
+    survival = Survival(tmp_path / "lifeline", 40_000)
+    now, asked = 1000.0, 0
+
+    def full(start: int, end: int) -> None:
+        nonlocal asked
+        asked += 1
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(survival, "_rewrite", full)
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    while survival.keep(who()) is not None:
+        pass
+    for number in range(100):
+        survival.publish(f"w{number}", "epoch", 1)
+    assert asked == 1
+    now += FULL_SECONDS
+    assert survival.keep(who()) is None
+    assert asked == 2
+    now += FULL_SECONDS
+    monkeypatch.undo()
+    assert survival.keep(who()) is not None
 
 
 @pytest.fixture
