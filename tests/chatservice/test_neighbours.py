@@ -389,6 +389,7 @@ async def test_a_review_that_ends_before_an_older_one_leaves_it_what_it_heard(
     older.set()
     await stage.settled()
     assert stage.remote == {("n2", "bob")}
+    assert stage.neighbours._reviews == {}
 
 
 async def test_a_frozen_node_changes_no_room_and_catches_up_when_it_thaws(stage: Stage) -> None:
