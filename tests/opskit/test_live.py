@@ -234,8 +234,11 @@ def on_terminal(site: Site, *arguments: str, **environ: str) -> str:
     return seen.decode()
 
 
-def test_whatever_the_directory_is_called(site_factory: SiteFactory) -> None:
-    """Spaces and quotation marks in a path are no trouble, and what is suggested can be run."""
+def test_odd_directory(site_factory: SiteFactory) -> None:
+    """Spaces and quotation marks in a path are no trouble, and what is suggested can be run.
+
+    The name of this test is short, as it is part of the path of a socket.
+    """
     site = site_factory(name="it's a $HOME \" one")
     done = site.opskit("deploy", "dev")
     assert done.returncode == 0, done.stderr

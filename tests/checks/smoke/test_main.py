@@ -127,6 +127,8 @@ def test_an_interrupted_run_cleans_up_and_ends(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Under nohup it would be ignored, and stay so.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 60
         while not workspaces_of(service):
