@@ -150,13 +150,13 @@ def memory(environment: Environment, facts: HostFacts) -> Verdict:
     """Two processes fit into memory, as they do during a hand-over."""
     members = environment.settings.limits.connections
     full = LEAST_MEMORY + members * PER_MEMBER
-    detail = f"{_size(facts.available)} of {_size(facts.memory)} available"
+    detail = f"{size(facts.available)} of {size(facts.memory)} available"
     if facts.available < LEAST_MEMORY:
-        hint = f"end what uses it, or add some: {_size(LEAST_MEMORY)} are needed to start, "
-        hint += f"{_size(full)} for {members} connections"
+        hint = f"end what uses it, or add some: {size(LEAST_MEMORY)} are needed to start, "
+        hint += f"{size(full)} for {members} connections"
         return Verdict("memory", False, f"only {detail}", hint)
     if facts.memory < full:
-        detail += f"; {members} connections could take {_size(full)}"
+        detail += f"; {members} connections could take {size(full)}"
     return Verdict("memory", True, detail)
 
 
@@ -356,5 +356,6 @@ def _is_address(name: str) -> bool:
     return True
 
 
-def _size(number: int) -> str:
+def size(number: int) -> str:
+    """Write a number of bytes for people, as `1.5 GB` or `300 MB`."""
     return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

@@ -163,6 +163,10 @@ class Monitoring(_Section):
     alerts: Alerts = Alerts()
     receivers: Receivers = Receivers()
 
+    def port_of(self, program: str) -> int:
+        """Give where on loopback prometheus, alertmanager or the exporter listens."""
+        return int(getattr(self, f"{program}_port"))
+
     def secrets(self) -> dict[str, str]:
         """Give the references that the receivers need, by the name of the file each becomes."""
         told = self.receivers

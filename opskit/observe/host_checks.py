@@ -18,7 +18,7 @@ from opskit.commands import inspection
 from opskit.deploy.preflight import Verdict
 from opskit.environment import Environment
 from opskit.failure import Failure
-from opskit.host_checks import HostFacts
+from opskit.host_checks import HostFacts, size
 from opskit.host_names import name_of
 from opskit.observe import provisioning
 from opskit.observe.local import resolve_secrets
@@ -63,7 +63,7 @@ def inspect(executor: Executor, environment: Environment) -> list[Verdict]:
     """Look at a monitoring host; one out of reach is a verdict, too."""
     command = inspection.inspect(
         python_of(environment),
-        [_port(environment, name) for name in DAEMONS],
+        [environment.monitoring.port_of(name) for name in DAEMONS],
         [*scrape_addresses(environment), *_address(environment)],
         [root_of(environment)],
     )
@@ -103,10 +103,10 @@ def clock(look: Look) -> Verdict:
 def memory(look: Look) -> Verdict:
     """What watches fits into memory, or is there already."""
     facts = look.facts
-    detail = f"{_size(facts.available)} of {_size(facts.memory)} available"
+    detail = f"{size(facts.available)} of {size(facts.memory)} available"
     running = any(_runs(look, name) for name in DAEMONS)
     if facts.available < LEAST_MEMORY and not running:
-        hint = f"end what uses it, or add some: {_size(LEAST_MEMORY)} are needed"
+        hint = f"end what uses it, or add some: {size(LEAST_MEMORY)} are needed"
         return Verdict("memory", False, f"only {detail}", hint)
     return Verdict("memory", True, detail)
 
@@ -117,12 +117,12 @@ def disk(look: Look) -> Verdict:
     days, many = environment.monitoring.retention_days, len(scrape_addresses(environment))
     whole = BYTES_A_DAY * days * many * 15 // environment.monitoring.scrape_interval
     free = look.facts.disks.get(place, 0)
-    takes = f"{days} days of metrics take about {_size(whole)}"
+    takes = f"{days} days of metrics take about {size(whole)}"
     if free < LEAST_DISK:
-        hint = f"make room there, at least {_size(LEAST_DISK)}; {takes}: "
+        hint = f"make room there, at least {size(LEAST_DISK)}; {takes}: "
         hint += f"monitoring.retention_days, at {environment.where('monitoring')}, says how many"
-        return Verdict("disk", False, f"only {_size(free)} free at {place}", hint)
-    return Verdict("disk", True, f"{_size(free)} free; {takes}")
+        return Verdict("disk", False, f"only {size(free)} free at {place}", hint)
+    return Verdict("disk", True, f"{size(free)} free; {takes}")
 
 
 def packages(look: Look) -> Verdict:
@@ -139,7 +139,7 @@ def packages(look: Look) -> Verdict:
 def ports(look: Look) -> Verdict:
     """The ports of what watches are free, or taken by it."""
     for name in DAEMONS:
-        port = _port(look.environment, name)
+        port = look.environment.monitoring.port_of(name)
         who = look.facts.ports.get(port, "")
         if who and not _runs(look, name):
             program, _, pid = who.replace('"', "").partition(",pid=")
@@ -147,7 +147,7 @@ def ports(look: Look) -> Verdict:
             hint = "end it there if nobody needs it, or choose another monitoring."
             hint += f"{name}_port, at {look.environment.where('monitoring')}"
             return Verdict("ports", False, f"port {port} is in use by {said}", hint)
-    listed = ", ".join(f"{_port(look.environment, name)}" for name in DAEMONS)
+    listed = ", ".join(f"{look.environment.monitoring.port_of(name)}" for name in DAEMONS)
     return Verdict("ports", True, f"{listed} free, or of what watches")
 
 
@@ -237,14 +237,6 @@ def _runs(look: Look, name: str) -> bool:
     return state is not None and state.active
 
 
-def _port(environment: Environment, name: str) -> int:
-    return int(getattr(environment.monitoring, f"{name}_port"))
-
-
 def _address(environment: Environment) -> list[str]:
     url = urlsplit(environment.base_url)
     return [f"{url.hostname}:{url.port or (443 if url.scheme == 'https' else 80)}"]
-
-
-def _size(number: int) -> str:
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"

@@ -320,16 +320,16 @@ class MonitoringSite:
         Raises:
             Failure: something else has it, such as the daemon that a package started.
         """
-        key = f"{name}_port"
-        port = int(getattr(self.monitoring, key))
+        port = self.monitoring.port_of(name)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError as error:
+                hint = f"end what has it (`ss -ltnp sport = :{port}`), or set monitoring."
                 raise Failure(
                     f"{name}: port {port} of 127.0.0.1 cannot be had: {error.strerror}",
-                    hint=f"end what has it (`ss -ltnp sport = :{port}`), or set monitoring.{key}",
+                    hint=f"{hint}{name}_port",
                 ) from None
 
     def _reload(self, name: str) -> None:
