@@ -178,8 +178,10 @@ class RemoteSite:
         Raises:
             Failure: it was not.
         """
-        units = (UNITS / unit_of(name, self.environment) for name in _ANSWERS)
-        places = [self.root / "configs", self.root / "secrets", *units]
+        units = [unit_of(name, self.environment) for name in _ANSWERS]
+        if probes(self.environment):  # a key for it may have come after the host was made ready
+            units += [timer_of("probe", self.environment), unit_of("probe", self.environment)]
+        places = [self.root / "configs", self.root / "secrets", *(UNITS / name for name in units)]
         missing = self.executor.check(commands.missing(places)).split()
         if missing:
             raise Failure(
@@ -231,17 +233,11 @@ class RemoteSite:
         )  # fmt: skip
 
     def _daemons(self) -> list[dict[str, Any]]:
-        told = self.environment.monitoring
-        ports = {
-            "prometheus": told.prometheus_port,
-            "alertmanager": told.alertmanager_port,
-            "exporter": told.exporter_port,
-        }
         return [
             {
                 "name": daemon.name,
                 "unit": unit_of(daemon.name, self.environment),
-                "port": ports[daemon.name],
+                "port": self.environment.monitoring.port_of(daemon.name),
                 "ready": _ANSWERS[daemon.name],
                 "reloads": daemon.name != "exporter",
             }
