@@ -136,6 +136,11 @@ class Unreached:
     ok: ClassVar[bool] = False
 
     @property
+    def where_it_runs(self) -> str:
+        """What there is to say instead of that."""
+        return f"cannot be looked at: {self.why}"
+
+    @property
     def trouble(self) -> tuple[str, str]:
         """What is wrong, and what to do next."""
         return self.why, self.hint
@@ -197,21 +202,20 @@ def drift(target: Target, facts: Facts) -> str:
     return diff(live_configuration(target, facts.current), render(target.environment))
 
 
-def look_at_surplus(environment: Environment, seen: Facts) -> tuple[NodeStatus, ...]:
+def look_at_surplus(environment: Environment, seen: Facts) -> tuple[NodeStatus | Unreached, ...]:
     """Find out how the nodes are that still run, though the environment has fewer now.
+
+    One that cannot be looked at is among them: the first one saw that it runs.
 
     Args:
         environment: as it is configured now.
         seen: what was seen on its first node.
-
-    Raises:
-        Failure: one could not be looked at.
     """
-    found = [look_at(node) for node in surplus(environment, seen)]
-    return tuple(node for node in found if node.facts.processes)
+    found = [look_or_say_why(node) for node in surplus(environment, seen)]
+    return tuple(node for node in found if isinstance(node, Unreached) or node.facts.processes)
 
 
-def too_many(environment: Environment, nodes: Sequence[NodeStatus]) -> tuple[str, str]:
+def too_many(environment: Environment, nodes: Sequence[NodeStatus | Unreached]) -> tuple[str, str]:
     """Say which nodes run though there shall be fewer, and what to do; empty for none."""
     if not nodes:
         return "", ""

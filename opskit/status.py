@@ -32,7 +32,7 @@ class Status:
     nodes: tuple[NodeStatus | Unreached, ...]
     certificate: float | None = None
     """Unix time at which the certificate that clients are shown ends; None where none is."""
-    surplus: tuple[NodeStatus, ...] = ()
+    surplus: tuple[NodeStatus | Unreached, ...] = ()
     """Nodes of this machine that still run, though the environment has fewer now."""
     standing: Standing | None = None
     """How it is watched; None where it is not, or that was not asked."""

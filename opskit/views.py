@@ -49,8 +49,9 @@ def show_status(ui: Ui, status: Status) -> None:
         ends = f"valid for {short(left)}" if left > 0 else paint("red", "expired")
         rows.insert(-2 if len(status.nodes) == 1 else len(rows), ("certificate", ends))
     for node in status.surplus:
-        members = f", {(node.service or {}).get('connections', '?')} connections"
-        said = f"{node.target.name}: {node.where_it_runs}{members}"
+        said = f"{node.target.name}: {node.where_it_runs}"
+        if isinstance(node, NodeStatus):
+            said += f", {(node.service or {}).get('connections', '?')} connections"
         rows.append(("too many", paint("yellow", said)))
     if status.standing is not None:
         rows += standing_rows(ui, status.standing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 from opskit.deploy import secrets
 from opskit.deploy.act import Act, Part
 from opskit.deploy.build import serves_now
@@ -77,7 +79,7 @@ class Select(Step):
             where = ", ".join(one.node for one in without)
             raise Failure(
                 f"there is no release {act.name}" + (f" on {where}" if where else ""),
-                hint=_fewer(act, len(there)) if act.lead in there else _choices(act),
+                hint=_fewer(act, number) if act.lead in there else _choices(act),
             )
         for one in act.parts:
             one.manifest = one.looked.releases[number]
@@ -144,11 +146,12 @@ def _refuse_newer_schema(part: Part, current: int | None) -> None:
         return
 
 
-def _fewer(act: Act, nodes: int) -> str:
-    """Say how to go back to a release that only the first nodes have: others came later."""
+def _fewer(act: Act, number: int) -> str:
+    """Say how to go back to a release that the first nodes have: others came later."""
     environment = act.environment
     if environment.target != "local":
         return _choices(act)
+    nodes = len(list(takewhile(lambda one: number in one.looked.releases, act.parts)))
     back = f"opskit rollback {act.name} --env {environment.name}"
     return f"write `nodes: {nodes}` at {environment.where('nodes')}, then: {back}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from opskit import operations
 from opskit.deploy.plan import Kind
 from opskit.deployments import Action, Outcome
 from opskit.failure import Failure
+from opskit.node_status import NodeStatus
 from opskit.preflight import examine
 from opskit.status import look
 from opskit.target import Target
@@ -196,6 +198,7 @@ def test_a_node_too_many_is_told_of_and_stopped_with_the_others(site: Site) -> N
     site.configure()
     status = look(site.fleet)
     [node] = status.surplus
+    assert isinstance(node, NodeStatus)
     assert node.facts.serving is not None
     pid, where = node.facts.serving.pid, site.environment.where("nodes")
     what = (
@@ -218,6 +221,30 @@ def test_a_node_too_many_is_told_of_and_stopped_with_the_others(site: Site) -> N
         assert [act.action for act in one.record().deployments] == [Action.DEPLOY, Action.STOP]
     assert look(site.fleet).surplus == ()
     assert site.stop().unchanged, "nothing is left to stop"
+
+
+def test_a_node_too_many_that_cannot_be_looked_at_is_told_of_all_the_same(site: Site) -> None:
+    """The first node saw that it runs; status and check say why no more is known, and go on."""
+    site.deploy()
+    gone = site.fleet.nodes[1]
+    site.nodes = 1
+    site.configure()
+    settings = Path(gone.layout.settings(1))
+    settings.unlink()
+    settings.mkdir()
+    status = look(site.fleet)
+    what, then = status.trouble
+    assert what.startswith("node 2 (cannot be looked at: ")
+    assert "Is a directory) still runs, though `nodes` is 1 at " in what
+    assert status.ok, "what shall serve does"
+    shown = site.opskit("status", "dev")
+    assert shown.returncode == 0, shown.stderr
+    assert "too many" in shown.stdout
+    [verdict] = [one for one in examine(site.fleet) if one.name == "nodes"]
+    assert (verdict.ok, verdict.detail) == (True, f"{what}: {then}")
+    site.deploy()
+    assert get(gone.address[1], "/healthz") is None
+    assert look(site.fleet).trouble == ("", "")
 
 
 def test_a_node_too_many_is_stopped_though_the_first_does_not_run(site: Site) -> None:
@@ -249,6 +276,24 @@ def test_a_release_that_a_later_node_lacks_is_no_way_back_for_both(site: Site) -
     where = site.environment.where("nodes")
     assert caught.value.hint == f"write `nodes: 1` at {where}, then: opskit rollback v1 --env dev"
     assert serving(site) == ["v2", "v2"]
+
+
+def test_the_way_back_counts_the_first_nodes_that_have_the_release(site: Site) -> None:
+    """With a third that has it, too: two nodes would be one that lacks it, and refused again."""
+    site.nodes = 3
+    site.configure()
+    site.deploy()
+    site.change("two")
+    site.deploy()
+    shutil.rmtree(site.fleet.nodes[1].layout.release(1))
+    with pytest.raises(Failure, match="there is no release v1 on node 2") as caught:
+        site.rollback(1)
+    where = site.environment.where("nodes")
+    assert caught.value.hint == f"write `nodes: 1` at {where}, then: opskit rollback v1 --env dev"
+    site.nodes = 1
+    site.configure()
+    site.rollback(1)
+    assert serving(site) == ["v1"]
 
 
 def test_whoever_locks_the_first_node_gets_all(site: Site) -> None:
