@@ -57,7 +57,10 @@ def address_of(environment: Environment) -> Secret | None:
 
 def try_from_here(environment: Environment, address: Secret) -> Verdict:
     """Try it from this machine, with the source that would be deployed."""
-    return verdict(environment, _tried_here(environment, address), address)
+    try:
+        return verdict(environment, _tried_here(environment, address), address)
+    except Failure as failure:
+        return Verdict("database", False, str(failure), failure.hint)
 
 
 def try_from_host(node: Target, facts: Facts, address: Secret) -> Verdict:
@@ -67,13 +70,19 @@ def try_from_host(node: Target, facts: Facts, address: Secret) -> Verdict:
     if number is not None:
         release = node.layout.release(number)
         command = try_database(node.python, (release / "code", release / "layer"), address)
-        tried = _tried(node.executor, node.supervisor.as_service(command))
+        try:
+            tried = _tried(node.executor, node.supervisor.as_service(command))
+        except Failure as failure:
+            return Verdict("database", False, str(failure), failure.hint)
         if "cannot" not in tried:
             return verdict(environment, tried, address)
         without = f"{release_name(number)} there cannot try it ({tried['cannot']})"
     else:
         without = "no release lies there yet"
-    tried = _tried_here(environment, address)
+    try:
+        tried = _tried_here(environment, address)
+    except Failure as failure:
+        tried = {"cannot": str(failure)}
     if "cannot" in tried or ("error" in tried and tried["kind"] not in _SAME_FROM_EVERYWHERE):
         said = f"not tried from there: {without}; only its port was. The first deploy tries it "
         return Verdict("database", True, said + "(step migrate) before it switches anything")
@@ -121,10 +130,13 @@ def _tried_here(environment: Environment, address: Secret) -> Mapping[str, Any]:
 
 
 def _tried(executor: Executor, command: Command) -> Mapping[str, Any]:
+    """Give what the program that tries it prints.
+
+    Raises:
+        Failure: it could not be run, or not to its end; of the database that says nothing.
+    """
     try:
         said = json.loads(executor.check(command))
-    except Failure as failure:
-        return {"error": str(failure), "kind": ""}
     except ValueError:
         return {"cannot": f"{command.name} printed no JSON"}
     return dict(said)

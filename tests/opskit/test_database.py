@@ -8,17 +8,22 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
+from opskit import database as database_module
+from opskit.commands import Command
 from opskit.commands.inspection import try_database
 from opskit.database import address_of, try_from_here, try_from_host, verdict
 from opskit.deploy.preflight import Verdict
+from opskit.failure import Failure
 from opskit.preflight import examine
 from opskit.secrets import Secret
+from opskit.transport import LocalExecutor, Result
 from tests.opskit.conftest import SiteFactory
 from tests.opskit.facts_of import EMPTY
 from tests.opskit.site import Site
@@ -247,6 +252,42 @@ def test_a_host_tries_it_with_a_release_that_lies_there(
     assert not bad.ok
     assert 'password authentication failed for user "locked"' in bad.detail
     assert fresh.tree() == before
+
+
+class Faulty(LocalExecutor):
+    """A host on which the database cannot be tried."""
+
+    def __init__(self, fault: Failure) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def run(self, command: Command) -> Result:
+        if command.name == "try-database":
+            raise self.fault
+        return super().run(command)
+
+
+def test_a_host_that_cannot_be_asked_is_not_taken_for_a_database_that_is_down(
+    fresh: Site, server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What went wrong is said with its own remedy; nobody is sent to look at PostgreSQL."""
+    name_database(fresh, server.database())
+    fresh.deploy()
+    address = address_of(fresh.environment)
+    assert address is not None
+    lost = Failure("chat1: the connection is lost", hint="see that the host is up")
+    said = Verdict("database", False, "chat1: the connection is lost", "see that the host is up")
+    node = fresh.target.through(Faulty(lost))
+    assert try_from_host(node, fresh.facts, address) == said
+    gone = replace(fresh.target, python="/no/python")
+    one = try_from_host(gone, fresh.facts, address)
+    assert (one.ok, one.hint) == (False, "")
+    assert "could not try the database" in one.detail
+    monkeypatch.setattr(database_module, "LocalExecutor", lambda: Faulty(lost))
+    assert try_from_here(fresh.environment, address) == said
+    from_here = try_from_host(fresh.target, EMPTY, address)
+    assert from_here.ok, "that this machine cannot try it says nothing of the host"
+    assert from_here.detail.startswith("not tried from there: no release lies there yet")
 
 
 def test_a_host_without_a_release_says_what_was_not_tried(
