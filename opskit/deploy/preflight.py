@@ -111,9 +111,13 @@ def _port(environment: Environment, facts: Facts, key: str, host: str, port: int
     for number in facts.running_beyond(environment.nodes):
         if listener.pid in [one.pid for one in facts.nodes[number]]:
             detail = f"{address} is in use by node {number} (pid {listener.pid}), one too many now"
-            return Verdict(
-                name, False, detail, f"end it, and all others: opskit stop {environment.name}"
+            where = environment.where("chat", "service", key)
+            hint = f"write what chat.service.{key} was before at {where}, then: opskit deploy "
+            hint += f"{environment.name} (sends the members of node {number} to the others and "
+            hint += (
+                f"ends it), and change it after that; or end all: opskit stop {environment.name}"
             )
+            return Verdict(name, False, detail, hint)
     who = (
         f"pid {listener.pid} ({listener.command[:120]})"
         if listener.pid

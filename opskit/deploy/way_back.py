@@ -63,13 +63,15 @@ def refuse_to_leave_messages(part: Part, serves: int | None) -> bool:
     if now == then:
         return False
     becomes = _what_becomes(act, part)
+    serving = part.looked.serving
+    how = "serves" if serving and serving.release == serves else "is current"
     if act.leave_data:
         part.note(becomes)
         return True
     name = act.environment.name
     raise Misuse(
-        f"{act.name} has its messages in {STORES[then]}, and {release_name(serves)}, which "
-        f"serves, in {STORES[now]}",
+        f"{act.name} has its messages in {STORES[then]}, and {release_name(serves)}, which {how}, "
+        f"in {STORES[now]}",
         hint=f"opskit rollback {act.name} --env {name} --leave-data (without them); or stay on "
         f"{STORES[now]} and mend what is wrong: opskit deploy {name}",
         lines=[becomes],

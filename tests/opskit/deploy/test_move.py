@@ -180,6 +180,16 @@ def test_going_back_to_the_old_store_is_refused_until_it_is_said_what_is_left(si
     assert asyncio.run(say(site, "h")) == [7], "what was left in PostgreSQL is there again"
 
 
+def test_of_a_release_that_was_stopped_nobody_says_that_it_serves(site: Site) -> None:
+    site.deploy(move=True)
+    site.stop()
+    with pytest.raises(Misuse) as caught:
+        site.rollback(1)
+    assert str(caught.value) == (
+        "v1 has its messages in SQLite, and v2, which is current, in PostgreSQL"
+    )
+
+
 def test_a_release_with_sqlite_is_no_way_back_for_several_nodes(site: Site) -> None:
     """Where the number of nodes stands is said; with one, the rollback goes, and ends the other."""
     site.nodes = 2
