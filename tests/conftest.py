@@ -18,6 +18,7 @@ from tests.workers import WholeFiles, longest_first
 ServiceFactory = Callable[..., ServiceProcess]
 
 
+@pytest.hookimpl(optionalhook=True)  # with `-p no:xdist` nobody knows of it
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WholeFiles:
     """Divide the tests between workers, where there are some."""
     return WholeFiles(config, log)

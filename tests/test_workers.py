@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,23 @@ FILES = {
     "tests/hosts/test_one.py": "def test_1(): pass\ndef test_2(): pass\n",
     "tests/hosts/test_two.py": "def test_1(): pass\n",
 }
+
+
+def test_without_workers_the_tests_run_too(tmp_path: Path) -> None:
+    """`-p no:xdist`: pytest knows no such hook then, and refuses what names it."""
+    (tmp_path / "test_one.py").write_text("def test_1(): pass\n")
+    shutil.copy(REPOSITORY / "tests/conftest.py", tmp_path / "conftest.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 passed" in done.stdout
 
 
 def test_hosts_go_to_one_worker_and_slow_files_come_before_the_rest(tmp_path: Path) -> None:

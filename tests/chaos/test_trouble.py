@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +11,11 @@ from tests.chaos.disruptions import Disruptions
 from tests.chaos.ordeal import endure
 from tests.chaos.plan import Plan
 from tests.conftest import ServiceFactory
+from tests.small_disks import mounted
 
 pytestmark = pytest.mark.slow
 
-DISK_BYTES = 48 * 1024 * 1024
+DISK_MEGABYTES = 48
 """Room for the log of a database, 16 MiB before it is copied, and the database."""
 QUIET = {"log": {"level": "warning"}, "store": {"busy_timeout": 0.5}}
 ERRORS = frozenset({"rate_limited", "unavailable"})
@@ -70,17 +68,8 @@ async def test_writes_that_fail(service_factory: ServiceFactory, seed: int) -> N
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own, for a service's state."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a file system that can be filled")
-    place = tmp_path / "service-0" / "state"
-    place.mkdir(parents=True)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=0700", "chaos", str(place)],
-        check=True,
-    )
-    with contextlib.ExitStack() as after:
-        after.callback(subprocess.run, ["umount", "--lazy", str(place)], check=True)
-        yield place
+    with mounted(tmp_path / "service-0" / "state", DISK_MEGABYTES) as disk:
+        yield disk
 
 
 @pytest.mark.usefixtures("small_disk")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import pytest
 from tests.chatservice.wire import Frame, Wire, eventually, log_lines, metrics, status, text
 from tests.conftest import ServiceFactory
 from tests.service_process import ServiceProcess
+from tests.small_disks import mounted
 
 
 def readiness(service: ServiceProcess) -> tuple[int, str]:
@@ -199,14 +199,9 @@ def test_a_backup_that_is_put_in_the_place_of_a_damaged_database(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB, where the machine lets us make one."""
-    path = tmp_path / "small"
-    path.mkdir()
-    argv = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)]
-    if subprocess.run(argv, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield path
-    subprocess.run(["umount", "--lazy", str(path)], check=True)
+    """A file system of 2 MB."""
+    with mounted(tmp_path / "small", 2) as disk:
+        yield disk
 
 
 def test_a_disk_that_is_full(service_factory: ServiceFactory, small_disk: Path) -> None:

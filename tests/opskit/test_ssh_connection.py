@@ -17,7 +17,7 @@ def test_all_who_wait_for_a_silent_host_share_one_attempt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One after the other they would wait several times as long; who comes later tries anew."""
-    monkeypatch.setattr(ssh_connection, "CONNECT_TIMEOUT", 1.0)
+    monkeypatch.setattr(ssh_connection, "CONNECT_TIMEOUT", 3.0)
     config = tmp_path / "config"
     config.touch()
     login = Login("root", known_hosts=tmp_path / "known_hosts", config=config, agent=False)
@@ -48,7 +48,7 @@ def test_all_who_wait_for_a_silent_host_share_one_attempt(
         with ThreadPoolExecutor(5) as pool:
             said = set(pool.map(connect_at_once, range(5)))
         assert said == {
-            f"127.0.0.1:{port}: 127.0.0.1 port {port} takes the connection, and says nothing in 1 s"
+            f"127.0.0.1:{port}: 127.0.0.1 port {port} takes the connection, and says nothing in 3 s"
         }
         assert len(taken) == 1
         connect()

@@ -19,25 +19,16 @@ import pytest
 from chatservice.store import Append, MoveCursor, StoreError, StoreErrorKind
 from chatservice.store.sqlite import SqliteStore
 from tests.chatservice.store.conftest import Messages, SqliteFactory, failure_of
+from tests.small_disks import mounted
 
 PAGE = 4096
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB; only root can make one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system takes root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"this container may not mount: {done.stderr.strip()}")
-    try:
+    """A file system of 2 MB."""
+    with mounted(tmp_path / "disk", 2) as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 async def write_until_it_fails(

@@ -16,6 +16,7 @@ import pytest
 
 from opskit.commands import Command, lock
 from opskit.transport import LocalExecutor
+from tests.small_disks import mounted
 
 LOCAL = LocalExecutor()
 HOLDER = '{"who": "ann@desk", "since": "now", "what": "deploy dev", "owner": ""}'
@@ -144,13 +145,8 @@ def test_a_fenced_command_does_not_hold_flock(root: PurePosixPath) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[PurePosixPath]:
     """A file system of 3 MB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a file system takes root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "small", disk], check=True)
-    yield PurePosixPath(disk)
-    subprocess.run(["umount", disk], check=True)
+    with mounted(tmp_path / "disk", 3) as disk:
+        yield PurePosixPath(disk)
 
 
 def fill(disk: PurePosixPath) -> None:

@@ -1,0 +1,57 @@
+"""Disks that are soon full: file systems of a few MB, mounted for one test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NoReturn
+
+import pytest
+
+
+@contextmanager
+def mounted(
+    place: Path, megabytes: int, kind: Literal["tmpfs", "ext4"] = "tmpfs"
+) -> Iterator[Path]:
+    """Mount a file system at `place`, which is made; everything is gone afterwards.
+
+    Where that cannot be the test does not run; in CI, as root, that is a failure.
+
+    Args:
+        place: where; what is beside it may be used, too.
+        megabytes: its size.
+        kind: in memory, or on a disk, as one that is written to through mapped pages has to be.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: mounting a file system takes root")
+    place.mkdir(parents=True)
+    argv = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "small", str(place)]
+    if kind == "ext4":
+        image = place.with_name(f"{place.name}.image")
+        image.write_bytes(bytes(megabytes * 1024 * 1024))
+        make = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+        if make is None:
+            _not_tested("there is no mkfs.ext4 (apt-get install e2fsprogs)")
+        _run([make, "-q", "-F", "-m", "0", "-O", "^has_journal", str(image)])
+        argv = ["mount", "-o", "loop", str(image), str(place)]
+    _run(argv)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def _run(argv: list[str]) -> None:
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        _not_tested(f"{argv[0]} is refused here: {done.stderr.strip()}")
+
+
+def _not_tested(why: str) -> NoReturn:
+    if os.environ.get("CI") == "true":
+        pytest.fail(why)
+    pytest.skip(f"NOT TESTED: {why}")
