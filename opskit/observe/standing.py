@@ -70,8 +70,8 @@ class Standing:
         programs: what there is to run; empty where that could not be seen.
         configuration: the name of the one that is live; empty for none.
         releases: those that it belongs to, the oldest first; none where `monitor` brought it.
-        alerts: what fires; None where nobody could be asked.
-        silence: why nobody could be.
+        alerts: what fires, as Alertmanager has it; None where that could not be asked.
+        silence: who could not be asked, and why; empty when all answered.
         trouble: all that is wrong with watching; empty when nothing is.
         next: what to do about that.
     """
@@ -189,7 +189,7 @@ def read(environment: Environment, seen: Mapping[str, Any]) -> Standing:
         configuration=str(seen["configuration"] or ""),
         releases=tuple(map(str, seen["releases"])),
         alerts=alerts,
-        silence=silent.get("alertmanager", ""),
+        silence="; ".join(silent.values()),
         trouble="; ".join(wrong),
         next=again if wrong else "",
     )
@@ -210,12 +210,13 @@ def _alerts(
     silent: dict[str, str] = {}
     for name, answer in answers.items():
         try:
-            if answer["status"] != _OK:
-                raise ValueError
-            parsed[name] = json.loads(answer["body"])
-        except ValueError:
+            if answer["status"] == _OK:
+                parsed[name] = json.loads(answer["body"])
+                continue
             how = f"answers with HTTP {answer['status']}" if answer["status"] else "does not answer"
-            silent[name] = f"{_NAMES[name]} {how} at {_address(environment, name)}"
+        except ValueError:
+            how = "answers with something else than JSON"
+        silent[name] = f"{_NAMES[name]} {how} at {_address(environment, name)}"
     if "alertmanager" not in parsed:
         return None, silent
     rules = parsed["prometheus"]["data"]["alerts"] if "prometheus" in parsed else []
@@ -223,13 +224,9 @@ def _alerts(
 
 
 def _address(environment: Environment, name: str) -> str:
-    url = f"http://127.0.0.1:{_port(environment, name)}"
+    url = f"http://127.0.0.1:{environment.monitoring.port_of(name)}"
     host = environment.monitoring.host
     return f"{url} of {host}" if host else url
-
-
-def _port(environment: Environment, name: str) -> int:
-    return int(getattr(environment.monitoring, f"{name}_port"))
 
 
 def _unseen(environment: Environment, why: str, hint: str) -> Standing:
@@ -267,6 +264,8 @@ def _survey(environment: Environment) -> Command:
         "root": str(root_of(environment) if there else home_of(environment)),
         "units": units,
         "programs": DAEMONS,
-        "ask": {name: (_port(environment, name), path) for name, path in _ASKED.items()},
+        "ask": {
+            name: (environment.monitoring.port_of(name), path) for name, path in _ASKED.items()
+        },
     }
     return commands.survey(order, python=commands.PYTHON if there else sys.executable)

@@ -97,10 +97,12 @@ def standing_rows(ui: Ui, standing: Standing) -> list[tuple[str, str]]:
         where = f", on {standing.host}" if standing.host else ""
         rows.append(("watched by", f"{whole}{where}"))
         rows.append(("rules", _configuration(standing)))
-    alerts = paint("red", standing.silence) if standing.alerts is None else _firing(ui, standing)
+    alerts = [paint("red", standing.silence)] if standing.silence else []
+    if standing.alerts is not None:
+        alerts += filter(None, [_firing(ui, standing)])
     if standing.next:
-        alerts += f"; {paint('cyan', 'next:')} {ui.runnable(standing.next)}"
-    rows.append(("alerts", alerts))
+        alerts.append(f"{paint('cyan', 'next:')} {ui.runnable(standing.next)}")
+    rows.append(("alerts", "; ".join(alerts)))
     return rows
 
 
@@ -119,7 +121,7 @@ def _configuration(standing: Standing) -> str:
 
 
 def _firing(ui: Ui, standing: Standing) -> str:
-    """Give in one line what fires, the worst first."""
+    """Give in one line what fires, the worst first; empty where that nothing does says nothing."""
     assert standing.alerts is not None
     paint = ui.terminal.paint
     firing = [one for one in standing.alerts.alerts if one.state == "firing"]
@@ -134,7 +136,7 @@ def _firing(ui: Ui, standing: Standing) -> str:
         why = "which takes half a minute after a start" if young else why
         deaf = paint("yellow" if young else "red", f"the watchdog does not fire, {why}")
         return f"{said}; {deaf}" if said else deaf
-    return said or paint("green", "no alert fires")
+    return said or ("" if standing.silence else paint("green", "no alert fires"))
 
 
 # --- alerts -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -180,6 +181,23 @@ def test_one_that_was_killed_is_started_again(watched: Watched) -> None:
     assert (seen["alerts"], seen["next"]) == (None, "opskit monitor dev")
     assert "alertmanager failed" in watched.opskit("status", "dev")
     assert watched.json("monitor", "dev")["started"] == ["alertmanager"]
+
+
+def test_one_that_hangs_is_no_peace(watched: Watched) -> None:
+    """Alertmanager answers, with what it knows of before; Prometheus runs, and tells it nothing."""
+    daemon, url = watched.monitoring.daemons()["prometheus"], watched.monitoring.prometheus_url
+    assert daemon.pid is not None
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        seen = watched.json("status", "dev")["monitoring"]
+        shown = watched.opskit("status", "dev")
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
+    assert {one["state"] for one in seen["programs"]} == {"active"}
+    assert seen["silence"] == f"Prometheus does not answer at {url}"
+    assert seen["alerts"] is not None
+    assert seen["silence"] in shown
+    assert "no alert fires" not in shown
 
 
 # --- a configuration that is wrong is never live ----------------------------------------------

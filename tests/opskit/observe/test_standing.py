@@ -130,7 +130,10 @@ def test_an_alertmanager_that_hangs_is_given_up_and_named(tmp_path: Path) -> Non
     [age] = [one.seconds for one in standing.programs if one.runs]
     assert age is not None
     assert 0 <= age < DEADLINE
-    assert standing.silence == f"Alertmanager does not answer at http://127.0.0.1:{port}"
+    assert standing.silence == (
+        f"Alertmanager does not answer at http://127.0.0.1:{port}; "
+        f"Prometheus does not answer at http://127.0.0.1:{closed}"
+    )
     assert standing.alerts is None
     assert standing.next == "opskit monitor dev"
     # The process is gone, and nobody ended it with a command.
@@ -224,9 +227,30 @@ def test_what_answers_otherwise_than_it_should_is_said_with_its_address(
     assert standing.silence == (
         "Alertmanager answers with HTTP 503 at http://127.0.0.1:9093 of monitor"
     )
+    said["answers"]["alertmanager"] = {"status": 200, "body": "<h1>welcome</h1>"}
+    assert read(environment, said).silence == (
+        "Alertmanager answers with something else than JSON at http://127.0.0.1:9093 of monitor"
+    )
     said["answers"]["alertmanager"] = {"status": 0, "body": "Connection refused"}
     where = "Alertmanager does not answer at http://127.0.0.1:9093 of monitor"
     assert shown(read(environment, said))[-1] == f"alerts: {where}; next: opskit monitor prod"
+
+
+def test_peace_is_not_told_by_alertmanager_alone(environment: Environment) -> None:
+    """A Prometheus that hangs, or replays its log, tells it of nothing new."""
+    said = seen(WATCHDOG)
+    said["answers"]["prometheus"] = {"status": 0, "body": "timed out"}
+    where = "Prometheus does not answer at http://127.0.0.1:9090 of monitor"
+    standing = read(environment, said)
+    assert standing.silence == standing.trouble == where
+    assert shown(standing)[-1] == f"alerts: {where}; next: opskit monitor prod"
+    said["answers"] |= seen(WATCHDOG, ALERT)["answers"] | {
+        "prometheus": {"status": 503, "body": "Service Unavailable"}
+    }
+    assert shown(read(environment, said))[-1].startswith(
+        "alerts: Prometheus answers with HTTP 503 at http://127.0.0.1:9090 of monitor; "
+        "critical ChatDown for "
+    )
 
 
 def test_what_does_not_run_is_named_with_what_to_do(environment: Environment) -> None:
