@@ -247,6 +247,26 @@ def test_a_node_too_many_that_cannot_be_looked_at_is_told_of_all_the_same(site: 
     assert look(site.fleet).trouble == ("", "")
 
 
+def test_a_port_that_a_node_too_many_has_is_had_without_stopping_the_others(site: Site) -> None:
+    """As the refusal says: a deploy at the port of before ends that node; then the port is free."""
+    site.deploy()
+    before, wanted = site.port, site.fleet.nodes[1].address[1]
+    site.nodes, site.port = 1, wanted
+    site.configure()
+    with pytest.raises(Failure, match=f":{wanted} is in use by node 2 ") as caught:
+        site.deploy()
+    assert "then: opskit deploy dev (sends the members of node 2 to the others" in caught.value.hint
+    site.port = before
+    site.configure()
+    with watched_port(before) as unanswered:
+        site.deploy()
+        assert unanswered() == []
+    site.port = wanted
+    site.configure()
+    site.deploy()
+    assert get(wanted, "/healthz") == (200, "ok\n")
+
+
 def test_a_node_too_many_is_stopped_though_the_first_does_not_run(site: Site) -> None:
     """It alone is ended; draining the first leaves it alone."""
     site.deploy()
