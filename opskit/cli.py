@@ -258,13 +258,17 @@ def _carry_out(
 
 
 def _undo_on_signals() -> None:
-    """Take a termination or a lost terminal for Ctrl-C, which undoes what was begun."""
+    """Take a termination or a lost terminal for Ctrl-C, which undoes what was begun.
+
+    What is ignored still is: under nohup a deployment goes on without its terminal.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
 
 
 def _layers() -> Path:

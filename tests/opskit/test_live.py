@@ -175,6 +175,8 @@ def test_an_interrupted_deploy_is_undone(v1: Site, number: signal.Signals) -> No
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Under nohup it would be ignored, and stay so.
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(v1.facts.processes) < 2:
