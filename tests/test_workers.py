@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.service_process import REPOSITORY
 
 SLOW = "from pytest import mark\npytestmark = mark.slow\ndef test_1(): pass\n"
@@ -63,3 +65,30 @@ def test_hosts_go_to_one_worker_and_slow_files_come_before_the_rest(tmp_path: Pa
     assert workers["tests/first/test_slow.py"] != workers["tests/hosts/test_one.py"]
     files = [file for worker, file in ran if worker == workers["tests/first/test_slow.py"]]
     assert files[0] == "tests/first/test_slow.py"
+
+
+def test_every_process_names_the_same_tests(request: pytest.FixtureRequest) -> None:
+    """Workers compare what they collected, and run nothing where a name differs.
+
+    A name may hold no time, no port and no order of a set: it is collected anew here, later and
+    with another hash seed.
+    """
+
+    def file(nodeid: str) -> str:
+        return nodeid.partition("::")[0]
+
+    mine = sorted((item.nodeid for item in request.session.items), key=file)
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
+    argv = ["-m", "pytest", "--collect-only", "-q", "--no-cov", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, *argv, *sorted({*map(file, mine)})],
+        cwd=REPOSITORY,
+        env={**os.environ, "PYTHONHASHSEED": seed, "COLUMNS": "500"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    theirs = sorted((name for name in done.stdout.splitlines() if "::" in name), key=file)
+    assert [name for name in theirs if name in set(mine)] == mine

@@ -25,7 +25,7 @@ from chatservice.log_format import (
 )
 
 SECRET = "0123456789abcdef0123456789abcdef"
-TOKEN = sign(SECRET, user="canary", workspaces=["w"], ttl=60)
+TOKEN = sign(SECRET, user="canary", workspaces=["w"], ttl=60, now=1_700_000_000)
 HEADER, PAYLOAD, SIGNATURE = TOKEN.split(".")
 
 
