@@ -1,4 +1,4 @@
-"""Workers get whole files, and one of them everything on real hosts."""
+"""Workers get whole files, and whole folders of tests on real hosts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ FILES = {
     "tests/first/test_slow.py": SLOW,
     "tests/hosts/test_one.py": "def test_1(): pass\ndef test_2(): pass\n",
     "tests/hosts/test_two.py": "def test_1(): pass\n",
+    "tests/hosts/served/test_one.py": "def test_1(): pass\ndef test_2(): pass\n",
+    "tests/hosts/served/test_two.py": "def test_1(): pass\n",
 }
 
 
@@ -39,7 +41,8 @@ def test_without_workers_the_tests_run_too(tmp_path: Path) -> None:
     assert "1 passed" in done.stdout
 
 
-def test_hosts_go_to_one_worker_and_slow_files_come_before_the_rest(tmp_path: Path) -> None:
+def ran(tmp_path: Path, workers: int) -> list[tuple[str, str]]:
+    """Run `FILES` on some workers; gives each test's worker and file, in the order of their ends."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
@@ -48,7 +51,7 @@ def test_hosts_go_to_one_worker_and_slow_files_come_before_the_rest(tmp_path: Pa
         "from tests.conftest import pytest_collection_modifyitems, pytest_xdist_make_scheduler\n"
     )
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = slow: takes long\n")
-    argv = ["-n", "2", "--no-loadscope-reorder", "-v", "-p", "no:cacheprovider", "tests"]
+    argv = ["-n", str(workers), "--no-loadscope-reorder", "-v", "-p", "no:cacheprovider", "tests"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--import-mode=importlib", *argv],
         cwd=tmp_path,
@@ -58,13 +61,24 @@ def test_hosts_go_to_one_worker_and_slow_files_come_before_the_rest(tmp_path: Pa
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    ran = re.findall(r"^\[(gw\d)\] .* PASSED (tests/\S+)::\S+", done.stdout, re.MULTILINE)
-    assert len(ran) == 6, done.stdout
-    workers = {file: worker for worker, file in ran}
-    assert workers["tests/hosts/test_one.py"] == workers["tests/hosts/test_two.py"]
-    assert workers["tests/first/test_slow.py"] != workers["tests/hosts/test_one.py"]
-    files = [file for worker, file in ran if worker == workers["tests/first/test_slow.py"]]
-    assert files[0] == "tests/first/test_slow.py"
+    found = re.findall(r"^\[(gw\d)\] .* PASSED (tests/\S+)::\S+", done.stdout, re.MULTILINE)
+    assert len(found) == 9, done.stdout
+    return found
+
+
+def test_a_folder_of_tests_on_hosts_goes_to_one_worker_before_all_else(tmp_path: Path) -> None:
+    found = ran(tmp_path, 2)
+    served = {worker for worker, file in found if file.startswith("tests/hosts/served/")}
+    fresh = {worker for worker, file in found if file.startswith("tests/hosts/test_")}
+    assert (len(served), len(fresh)) == (1, 1)
+    assert served != fresh
+    for name in ("gw0", "gw1"):
+        assert "hosts" in next(file for worker, file in found if worker == name)
+
+
+def test_files_with_slow_tests_come_before_the_rest(tmp_path: Path) -> None:
+    files = list(dict.fromkeys(file for _, file in ran(tmp_path, 1)))
+    assert files[-2:] == ["tests/first/test_slow.py", "tests/first/test_quick.py"]
 
 
 def test_every_process_names_the_same_tests(request: pytest.FixtureRequest) -> None:

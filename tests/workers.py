@@ -1,8 +1,8 @@
 """How the tests are divided between worker processes (`pytest -n 2`).
 
-A file goes to one worker whole, as its tests share servers. All tests on real hosts go to one
-worker, as they share hosts, and making those ready takes long. They begin first, and then the
-files with slow tests, so that no worker is left with a long one at the end.
+A file goes to one worker whole, as its tests share servers. So does a folder of tests on real
+hosts, as they share hosts, and making those ready takes long. These folders begin first, and then
+the files with slow tests, so that no worker is left with a long one at the end.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ HOSTS: Final = "tests/hosts"
 
 
 class WholeFiles(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types for it
-    """Gives workers one file after the other, and one of them all files of `HOSTS`."""
+    """Gives workers one file after the other; a folder within `HOSTS` goes to one of them."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return HOSTS if file.startswith(f"{HOSTS}/") else file
+        return file.rpartition("/")[0] if file.startswith(f"{HOSTS}/") else file
 
 
 def longest_first(items: list[pytest.Item]) -> None:

@@ -8,10 +8,10 @@ import pytest
 
 from opskit.deployments import Outcome
 from tests.hosts.conftest import HostSites
+from tests.hosts.failing import failed_deploy, last, meddled
 from tests.hosts.machine import Host
 from tests.hosts.proven import current, deploy, leftovers
 from tests.hosts.site import HostSite
-from tests.hosts.test_faults import failed_deploy, last, meddled
 from tests.hosts.watcher import UNNOTICED, watched
 from tests.postgres_server import PostgresServer
 

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -19,7 +18,6 @@ from tests.hosts.watcher import UNNOTICED, watched
 from tests.service_process import REPOSITORY
 
 pytestmark = pytest.mark.slow
-DYING = Path(__file__).with_name("dying.py")
 WITHIN = {
     "install": [("behind", "unpack"), ("behind", "move")],
     "secrets": [("behind", "write-secret")],
