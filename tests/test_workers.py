@@ -42,7 +42,7 @@ def test_without_workers_the_tests_run_too(tmp_path: Path) -> None:
 
 
 def ran(tmp_path: Path, workers: int) -> list[tuple[str, str]]:
-    """Run `FILES` on some workers; gives each test's worker and file, in the order of their ends."""
+    """Run `FILES` on some workers; gives worker and file of each test as it ended."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
