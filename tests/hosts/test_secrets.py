@@ -35,7 +35,10 @@ def test_a_canary_is_found_where_it_shows(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("nothing")
     assert [path.name for path in canary.files([tmp_path])] == ["0", "1", "2", "plain"]
     found = Processes(canary)
-    with subprocess.Popen(["cat", "-", canary.word], stdin=subprocess.PIPE) as process:
+    argv = ["sh", "-c", "echo runs; read line", canary.word]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()  # before its first instruction it has no command line
         found.look()
     assert [text.partition(":")[0] for text in found.showing] == [f"cmdline of {process.pid}"]
 
