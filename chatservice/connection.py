@@ -2,199 +2,40 @@
 
 The library parses and answers the protocol (RFC 6455); this shell moves the bytes, assembles
 fragments, enforces deadlines, and bounds what waits for a client that does not read. What the
-frames mean is the server's business.
-
-A connection can move to another process: `captured` says where its byte streams stand, `restore`
-and `visit` go on from there in the other one. For that it knows, at any time, the bytes since the
-last whole frame, and those that the socket has not taken yet.
+frames mean is the server's business (`handler`). What a connection is made of, and how it goes on
+in another process, is in `movable`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import os
 import socket
-from typing import Final, Protocol, Self, cast
+from typing import Final, cast
 
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
-from chatservice.handover_format import Stream
-from chatservice.limits import TokenBucket
+from chatservice.movable import Movable
 from chatservice.protocol import CloseCode
 from chatservice.routes import RequestError, error_response
-from chatservice.survival import Slot
-from chatservice.websocket import WebSocket, websocket
+from chatservice.websocket import CLOSED
 
 PING: Final = Frame(Opcode.PING, b"").serialize(mask=False, extensions=[])
 PARSED_AT_ONCE: Final = 1024
 """Bytes after which a flood can be noticed: at most 170 frames, 3 ms of work for the library."""
 EARLY: Final = "nothing may be sent before the upgrade is answered"
-HEADER: Final = 14
-"""Bytes of the longest frame header (RFC 6455, 5.2). The library holds on to the payload itself."""
 SENT_SECONDS: Final = 0.5
 """When what the welcome said, which may be long, will have been sent, and need not be kept."""
-BACKLOG_BUFFERS: Final = 64
-BACKLOG_BYTES: Final = 65_536
-"""After so many buffers, or one so large, those that the socket has taken are forgotten."""
 LATE_FRAMES: Final = 100
 """Frames past its rate that a client may have under way when it is told that it is closed."""
 
-_numbers = itertools.count(1)
-_process = f"{os.getpid():x}"
 
-
-_CLOSED: Final = WebSocket(0, State.CLOSED)
-"""What a closed connection has instead of its protocol: the timer wheel may hold it for long."""
-
-_NOBODY: Final = asyncio.Protocol()
-"""Whom a transport tells that it was closed whose connection lives on elsewhere."""
-
-
-class Handler(Protocol):
-    """What a connection needs of the server. None of these may raise."""
-
-    handshake_timeout: float
-    heartbeat: float
-    close_timeout: float
-    unsent_limit: int
-    frame_limit: int
-
-    def new_bucket(self) -> TokenBucket:
-        """Give the rate limit of one connection."""
-
-    def schedule(self, connection: Connection, when: float) -> None:
-        """Call `connection.on_timer` at `when`, in seconds of the loop's clock."""
-
-    def connected(self, connection: Connection) -> None:
-        """A socket was accepted; nothing is known of it."""
-
-    def requested(self, connection: Connection, request: Request) -> None:
-        """It asks for something over HTTP; reading is paused until `respond`."""
-
-    def answered(self, connection: Connection) -> None:
-        """It got an answer that is no upgrade, and is to go."""
-
-    def received(self, connection: Connection, text: str) -> None:
-        """A member sent a text message."""
-
-    def flooded(self, connection: Connection, text: str | None) -> None:
-        """A member sent a frame past its rate limit."""
-
-    def expired(self, connection: Connection) -> None:
-        """The member's token has expired."""
-
-    def closed(self, connection: Connection, reason: str) -> None:
-        """It will send and receive no more; called once."""
-
-    def disconnected(self, connection: Connection) -> None:
-        """Its socket is closed; called once, last."""
-
-
-class Connection(asyncio.Protocol):
+class Connection(Movable):
     """One client."""
 
-    __slots__ = (
-        "_backlog",
-        "_begun",
-        "_due",
-        "_expires",
-        "_fragments",
-        "_gone",
-        "_handler",
-        "_inbox",
-        "_kill_at",
-        "_last",
-        "_length",
-        "_loop",
-        "_name",
-        "_oversize",
-        "_seen",
-        "_socket",
-        "_transport",
-        "_websocket",
-        "asked",
-        "bucket",
-        "exp",
-        "name",
-        "number",
-        "origin",
-        "pending",
-        "reason",
-        "slot",
-        "token",
-        "user",
-        "workspace",
-    )
-
-    def __init__(self, handler: Handler, loop: asyncio.AbstractEventLoop) -> None:
-        self._begin(handler, loop, websocket(handler.frame_limit))
-
-    def _begin(
-        self, handler: Handler, loop: asyncio.AbstractEventLoop, protocol: WebSocket
-    ) -> None:
-        self._handler = handler
-        self._loop = loop
-        self._websocket = protocol
-        self._transport: asyncio.Transport | None = None
-        self._socket: socket.socket | None = None
-        self._inbox: bytes | None = None
-        self._begun = b""
-        self._length = 0
-        self._last = b""
-        self._backlog: list[bytes] | None = None
-        self._fragments: bytearray | None = None
-        self._oversize = 0
-        self._seen = loop.time()
-        self._kill_at = self._seen + handler.handshake_timeout
-        self._gone = False
-        self.number = next(_numbers)
-        self.bucket = handler.new_bucket()
-        self._due = self._expires = float("inf")
-        self.reason = "lost"
-        self.asked = False
-        self._name = ""
-        self.user = ""
-        self.name = ""
-        self.workspace = ""
-        self.token = ""
-        self.origin: str | None = None
-        self.slot: Slot | None = None
-        """Where it is kept beyond a crash; None where it is not."""
-        self.pending = 0
-        """Requests that are not answered yet; counted where it is kept."""
-        self.exp = 0
-
-    @property
-    def id(self) -> str:
-        """A name for the log: unique among the processes of a host for as long as they live."""
-        return self._name or f"{_process}-{self.number}"
-
-    @property
-    def open(self) -> bool:
-        """Whether it is a WebSocket that can be written to."""
-        return self._websocket.state is State.OPEN and not self._gone
-
-    @property
-    def gone(self) -> bool:
-        """Whether the server was told that it is closed."""
-        return self._gone
-
-    @property
-    def unsent_bytes(self) -> int:
-        """Bytes accepted by `write` but not yet by the socket."""
-        if self._transport is not None:
-            return self._transport.get_write_buffer_size()
-        return sum(map(len, self._backlog or ())) + len(self._last)
-
-    @property
-    def peer(self) -> str:
-        """The address of the other end, for the log."""
-        name = self._transport.get_extra_info("peername") if self._transport is not None else None
-        return f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unknown"
+    __slots__ = ()
 
     # --- asyncio.Protocol ----------------------------------------------------------------
 
@@ -206,6 +47,41 @@ class Connection(asyncio.Protocol):
             return
         self._schedule(self._kill_at)
         self._handler.connected(self)
+
+    async def attach(self, sock: socket.socket | None = None) -> bool:
+        """Give it a socket, or back its own; nothing was lost meanwhile in either direction.
+
+        False where that fails: the connection is over.
+        """
+        own = sock or self._socket
+        assert own is not None
+        self._socket = None
+        try:
+            await self._loop.connect_accepted_socket(lambda: self, own)
+        except (OSError, RuntimeError):
+            own.close()
+            closed_at_once = self._gone
+            self._end()
+            self._handler.disconnected(self)
+            return closed_at_once
+        return True
+
+    def _go_on(self, transport: asyncio.Transport) -> None:
+        """It has a socket again."""
+        inbox, self._inbox = self._inbox or b"", None
+        if self._gone and self._websocket.state is State.OPEN:
+            transport.abort()
+            return
+        waiting, self._backlog = [*(self._backlog or ()), self._last], None
+        self._last = b"".join(waiting)
+        if self._last:
+            transport.write(self._last)
+        self._flush()
+        self._schedule(self._due)
+        if inbox:
+            seen = self._seen
+            self._receive(inbox)
+            self._seen = seen
 
     def data_received(self, data: bytes) -> None:
         """Bytes came: do what the library makes of them, a little at a time."""
@@ -236,7 +112,7 @@ class Connection(asyncio.Protocol):
             with contextlib.suppress(OSError), self.duplicate() as sock:
                 sock.shutdown(socket.SHUT_RDWR)
         self._transport = None
-        self._websocket = _CLOSED
+        self._websocket = CLOSED
         self._handler.disconnected(self)
 
     # --- what comes in -------------------------------------------------------------------
@@ -257,19 +133,6 @@ class Connection(asyncio.Protocol):
                 self._refuse_garbage("expected an HTTP/1.1 GET without a body")
             elif websocket.parser_exc is not None:
                 self._refuse_garbage(EARLY)
-
-    def _note_unparsed(self, data: bytes, websocket: WebSocket) -> None:
-        """Remember how what is no whole frame begins, and how long it is."""
-        rest = websocket.rest
-        if rest >= 0:
-            self._begun = data[len(data) - rest :][:HEADER] if rest else b""
-            self._length = rest
-            return
-        if websocket.state is State.CONNECTING:
-            self._begun += data
-        elif len(self._begun) < HEADER:
-            self._begun = (self._begun + data)[:HEADER]
-        self._length += len(data)
 
     def _requested(self, request: Request) -> None:
         self.asked = True
@@ -342,6 +205,17 @@ class Connection(asyncio.Protocol):
             self.fail(f"invalid UTF-8 at byte {error.start}")
             return None
 
+    def pause(self) -> None:
+        """Read nothing more for now."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def unpause(self) -> None:
+        """Read on; the time of the pause does not count as the client's silence."""
+        if self._transport is not None:
+            self._seen = self._loop.time()
+            self._transport.resume_reading()
+
     # --- what goes out -------------------------------------------------------------------
 
     def accept(self, request: Request) -> Response:
@@ -383,32 +257,6 @@ class Connection(asyncio.Protocol):
                 self._oversize = len(data)
             elif waiting > limit + self._oversize:
                 self.close(CloseCode.TOO_SLOW, "too many unread bytes", reason="too_slow")
-
-    def _put(self, data: bytes) -> None:
-        """Give bytes to the socket, and keep those that it may not have taken yet."""
-        transport = self._transport
-        if transport is None:  # it is on its way between two processes
-            self._backlog = [*(self._backlog or ()), self._last] if self._last else self._backlog
-            self._last = data
-            if self.slot is not None:
-                self.slot.wrote(len(data))
-            return
-        waiting = transport.get_write_buffer_size()
-        if waiting:
-            self._keep(waiting)
-        else:
-            self._backlog = None
-        self._last = data
-        if self.slot is not None:
-            self.slot.wrote(len(data))  # first: a crash in between leaves a doubt, and no lie
-        transport.write(data)
-
-    def _keep(self, waiting: int) -> None:
-        """Keep of what was written the last `waiting` bytes, and a few buffers more."""
-        backlog = self._backlog = self._backlog or []
-        backlog.append(self._last)
-        if len(backlog) >= BACKLOG_BUFFERS or len(self._last) > BACKLOG_BYTES:
-            self._backlog = [b"".join(backlog)[-waiting:]]
 
     def close(self, code: CloseCode, why: str, *, reason: str) -> None:
         """Start the closing handshake; the socket is cut when that takes too long.
@@ -470,23 +318,8 @@ class Connection(asyncio.Protocol):
         if websocket.state is State.CLOSED and not transport.is_closing():
             transport.close()
 
-    def pause(self) -> None:
-        """Read nothing more for now."""
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def unpause(self) -> None:
-        """Read on; the time of the pause does not count as the client's silence."""
-        if self._transport is not None:
-            self._seen = self._loop.time()
-            self._transport.resume_reading()
-
-    def _kill(self, after: float) -> None:
-        """Cut the socket when the client has not closed it within so many seconds."""
-        self._kill_at = self._loop.time() + after
-        self._schedule(self._kill_at)
-
     def _end(self) -> None:
+        """Nothing more is sent or received: tell the server, once."""
         if not self._gone:
             self._gone = True
             self._handler.closed(self, self.reason)
@@ -502,6 +335,11 @@ class Connection(asyncio.Protocol):
     def _schedule(self, when: float) -> None:
         self._due = when
         self._handler.schedule(self, when)
+
+    def _kill(self, after: float) -> None:
+        """Cut the socket when the client has not closed it within so many seconds."""
+        self._kill_at = self._loop.time() + after
+        self._schedule(self._kill_at)
 
     def on_timer(self, now: float) -> float | None:
         """Do what is due: cut, expire, or ping. Gives the time of the next call."""
@@ -527,191 +365,3 @@ class Connection(asyncio.Protocol):
         self._put(PING)
         self._due = min(now + heartbeat, self._expires)
         return self._due
-
-    # --- moving --------------------------------------------------------------------------
-
-    @classmethod
-    def restore(
-        cls,
-        handler: Handler,
-        loop: asyncio.AbstractEventLoop,
-        stream: Stream,
-        *,
-        id: str,
-        now: float,
-    ) -> Self:
-        """Go on with a member's connection of another process; its socket comes with `attach`.
-
-        Args:
-            handler: the server.
-            loop: its event loop.
-            stream: where the other process was.
-            id: the connection's name there.
-            now: seconds of the loop's clock.
-        """
-        connection = cls.__new__(cls)
-        connection._begin(handler, loop, websocket(handler.frame_limit, State.OPEN))
-        connection._name = id
-        connection.asked = True
-        connection._kill_at = float("inf")
-        connection._seen = now - stream.silent
-        connection._due = now + stream.due
-        connection._oversize = stream.oversize
-        connection._last = stream.unsent
-        connection._inbox = stream.unparsed
-        connection.bucket.restore(stream.ahead, stream.refused, now)
-        if stream.fragments is not None:
-            connection._fragments = bytearray(stream.fragments)
-            connection._websocket.current_size = len(stream.fragments)
-        return connection
-
-    @classmethod
-    def visit(
-        cls,
-        handler: Handler,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        id: str,
-        head: bytes,
-        left: float,
-        now: float,
-    ) -> Self:
-        """Go on with a connection that has not said what it wants, and has so long to do so."""
-        connection = cls(handler, loop)
-        connection._name = id
-        connection._inbox = head
-        connection._due = connection._kill_at = now + left
-        return connection
-
-    def captured(self, now: float) -> Stream:
-        """Say where the streams stand. Nothing may be read or written afterwards."""
-        return Stream(
-            silent=now - self._seen,
-            due=self._due - now,
-            unparsed=self.unparsed,
-            fragments=bytes(self._fragments) if self._fragments is not None else None,
-            unsent=self._unsent(),
-            oversize=self._oversize,
-            ahead=self.bucket.ahead(now),
-            refused=self.bucket.refused,
-        )
-
-    @property
-    def unparsed(self) -> bytes:
-        """The bytes received since the last whole frame, or all of an unfinished request."""
-        websocket = self._websocket
-        if websocket.state is State.CONNECTING:
-            return self._begun
-        held = bytes(websocket.reader.buffer)
-        return self._begun[: self._length - len(held)] + held
-
-    def _unsent(self) -> bytes:
-        waiting = self.unsent_bytes
-        if not waiting:
-            return b""
-        return b"".join([*(self._backlog or ()), self._last])[-waiting:]
-
-    def left(self, now: float) -> float:
-        """Seconds until it must have said what it wants."""
-        return self._kill_at - now
-
-    def settle(self) -> None:
-        """Note, where it is kept, that all it sent is whole and answered, if that is so."""
-        slot = self.slot
-        if slot is None or self.pending or self._length or self._fragments is not None:
-            return
-        slot.settled()
-
-    def answered(self) -> None:
-        """Something that it asked for was answered."""
-        self.pending -= 1
-        self.settle()
-
-    def duplicate(self) -> socket.socket:
-        """Give the socket, duplicated.
-
-        Raises:
-            OSError: no descriptor is left, or it is closed.
-        """
-        return socket.socket(fileno=os.dup(self.fileno()))
-
-    def bring(self, sock: socket.socket) -> None:
-        """Have this socket, which is to be attached."""
-        self._socket = sock
-
-    def fileno(self) -> int:
-        """The socket's descriptor."""
-        if self._socket is not None:
-            return self._socket.fileno()
-        assert self._transport is not None
-        number: int = self._transport.get_extra_info("socket").fileno()
-        return number
-
-    def detach(self) -> None:
-        """Take the socket from a transport that would go on writing; `attach` gives it another.
-
-        Raises:
-            OSError: no descriptor is left.
-        """
-        transport = self._transport
-        if transport is None or not transport.get_write_buffer_size():
-            return
-        self._socket = socket.socket(fileno=os.dup(self.fileno()))
-        self._last, self._backlog = self._unsent(), None
-        self._leave_transport()
-        self._inbox = b""
-
-    def _leave_transport(self) -> None:
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.set_protocol(_NOBODY)
-            transport.abort()  # closes this process's copy; the connection stays open
-
-    @property
-    def detached(self) -> bool:
-        """Whether it waits for `attach`."""
-        return self._inbox is not None
-
-    async def attach(self, sock: socket.socket | None = None) -> bool:
-        """Give it a socket, or back its own; nothing was lost meanwhile in either direction.
-
-        False where that fails: the connection is over.
-        """
-        own = sock or self._socket
-        assert own is not None
-        self._socket = None
-        try:
-            await self._loop.connect_accepted_socket(lambda: self, own)
-        except (OSError, RuntimeError):
-            own.close()
-            closed_at_once = self._gone
-            self._end()
-            self._handler.disconnected(self)
-            return closed_at_once
-        return True
-
-    def _go_on(self, transport: asyncio.Transport) -> None:
-        """It has a socket again."""
-        inbox, self._inbox = self._inbox or b"", None
-        if self._gone and self._websocket.state is State.OPEN:
-            transport.abort()
-            return
-        waiting, self._backlog = [*(self._backlog or ()), self._last], None
-        self._last = b"".join(waiting)
-        if self._last:
-            transport.write(self._last)
-        self._flush()
-        self._schedule(self._due)
-        if inbox:
-            seen = self._seen
-            self._receive(inbox)
-            self._seen = seen
-
-    def give_away(self) -> None:
-        """It lives on in another process: let go of it here, without a word."""
-        self._gone = True
-        self._leave_transport()
-        self._websocket = _CLOSED
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None

@@ -50,7 +50,7 @@ FLUSH_SECONDS: Final = 5.0
 
 
 class ChatServer:
-    """One process's server. Implements `connection.Handler`."""
+    """One process's server. Implements `handler.Handler`."""
 
     def __init__(
         self,
@@ -286,7 +286,7 @@ class ChatServer:
         self._wheel.stop()
         await self.store.close()
 
-    # --- connection.Handler --------------------------------------------------------------
+    # --- handler.Handler -----------------------------------------------------------------
 
     def new_bucket(self) -> TokenBucket:
         """Give the rate limit of one connection."""

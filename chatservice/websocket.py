@@ -82,3 +82,7 @@ def _pattern(max_size: int, state: State) -> WebSocket:
 def websocket(max_size: int, state: State = State.CONNECTING) -> WebSocket:
     """Make one; OPEN where the handshake was in another process."""
     return _pattern(max_size, state).twin()
+
+
+CLOSED: Final = WebSocket(0, State.CLOSED)
+"""What a closed connection has instead of its own: the timer wheel may hold it for long."""

@@ -120,13 +120,27 @@ class Handler:
 
 
 class Loopback:
-    """One connection with its transport and its handler."""
+    """One connection with its transport and its handler.
 
-    def __init__(self, handler: Handler | None = None) -> None:
+    Args:
+        handler: what it tells.
+        connection: one that goes on here, and is to be given the transport with `attach`.
+    """
+
+    def __init__(
+        self, handler: Handler | None = None, connection: Connection | None = None
+    ) -> None:
         self.handler = handler or Handler()
         self.loop = self.handler.loop
         self.transport = Transport()
+        if connection is not None:
+            self.connection = connection
+            return
         self.connection = Connection(self.handler, cast(asyncio.AbstractEventLoop, self.loop))
+        self.attach()
+
+    def attach(self) -> None:
+        """Give the connection its transport."""
         self.connection.connection_made(cast(asyncio.BaseTransport, self.transport))
 
     def upgrade(self) -> Loopback:
