@@ -24,6 +24,7 @@ from opskit import chat_settings, host_names, yaml_lines
 from opskit.environment_file import SECRETS, Local, Smoke, Ssh, read_environment
 from opskit.layout import Layout
 from opskit.monitoring_file import Monitoring
+from opskit.patience import Patience
 from opskit.problems import ConfigError, Problem
 from opskit.secret_checks import check_value
 from opskit.secrets import Secret, SecretRef, Source, resolve
@@ -69,6 +70,7 @@ class Environment:
     identity_file: Path | None
     known_hosts: Path | None
     jump: str
+    patience: Patience
     nodes: int
     """How many chat processes run on this machine; on hosts one on each."""
     releases_keep: int
@@ -287,6 +289,9 @@ def _load_one(document: Document, file: Path, name: str, raw: Any) -> Environmen
         identity_file=_beside(file, model.identity_file) if isinstance(model, Ssh) else None,
         known_hosts=_beside(file, model.known_hosts) if isinstance(model, Ssh) else None,
         jump=(model.jump or "") if isinstance(model, Ssh) else "",
+        patience=Patience(model.connect_timeout, model.command_timeout)
+        if isinstance(model, Ssh)
+        else Patience(),
         nodes=model.nodes if isinstance(model, Local) else 1,
         releases_keep=model.releases.keep,
         smoke=model.smoke,

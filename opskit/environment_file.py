@@ -12,7 +12,9 @@ from pydantic_core import ErrorDetails
 
 from opskit import host_names
 from opskit.chat_settings import got, unknown_key
+from opskit.commands import ORDINARY
 from opskit.monitoring_file import Monitoring
+from opskit.patience import MOST, Patience
 from opskit.problems import Problem
 from opskit.yaml_lines import Document, Key
 
@@ -85,6 +87,10 @@ class Ssh(_Environment):
     identity_file: Annotated[str, Field(min_length=1)] | None = None
     known_hosts: Annotated[str, Field(min_length=1)] | None = None
     jump: Annotated[str, AfterValidator(host_names.checked)] | None = None
+    connect_timeout: Annotated[float, Field(ge=1, le=MOST["connect_timeout"])] = Patience.connect
+    command_timeout: Annotated[float, Field(ge=ORDINARY, le=MOST["command_timeout"])] = (
+        Patience.command
+    )
     python: Annotated[str, AfterValidator(_python)] = "3.11"
     platform: Literal["x86_64-manylinux_2_28", "aarch64-manylinux_2_28"] = "x86_64-manylinux_2_28"
 
@@ -141,7 +147,7 @@ def _why(detail: ErrorDetails, location: tuple[Key, ...], model: type[BaseModel]
         return f"{bounds['error']}, got {got(value)}"
     field = _field(model, location)
     limits = "".join(
-        f" {sign} {limit}"
+        f" {sign} {limit:g}"
         for name, sign in (("ge", ">="), ("gt", ">"), ("le", "and <="), ("lt", "and <"))
         for limit in (getattr(part, name, None) for part in (field.metadata if field else ()))
         if limit is not None

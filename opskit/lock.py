@@ -1,7 +1,7 @@
 """The lease that keeps two deployments of one environment apart.
 
-A lease is renewed by a thread for as long as it is held and ends by itself 15 seconds after its
-owner died; nobody but its owner ever releases it.
+A lease is renewed by a thread for as long as it is held and ends by itself 15 seconds (on slow
+hosts up to 60) after its owner died; nobody but its owner ever releases it.
 """
 
 from __future__ import annotations

@@ -37,9 +37,6 @@ OnCheck = Callable[["CheckResult"], None]
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-_TIMING = Timing()
-
-
 @dataclass(frozen=True)
 class Operation:
     """A deploy, rollback or stop that is about to begin; `act` says afterwards how it went."""
@@ -69,7 +66,7 @@ def deploy(
     on_check: OnCheck | None = None,
     move_data: bool = False,
     leave_data: bool = False,
-    timing: Timing = _TIMING,
+    timing: Timing | None = None,
 ) -> Operation:
     """Prepare a deploy.
 
@@ -80,7 +77,7 @@ def deploy(
         on_check: is told of every smoke check.
         move_data: copy the data, when the store changes from SQLite to PostgreSQL.
         leave_data: start with an empty store, when it changes.
-        timing: how long things may take.
+        timing: how long things may take; by default what is right for its hosts.
 
     Raises:
         ConfigError: a secret is missing.
@@ -111,7 +108,7 @@ def planning(
     with tempfile.TemporaryDirectory(prefix="opskit-") as name:
         directory = Path(name)
         secrets = _secrets_without_making_any(fleet.lead)
-        act = _act(fleet, Action.DEPLOY, ignore, None, Timing(), secrets)
+        act = _act(fleet, Action.DEPLOY, ignore, None, None, secrets)
         act.smoke = _no_smoke
         act.move_data, act.leave_data = move_data, leave_data
         act.build = _builder(fleet.environment, directory)
@@ -127,7 +124,7 @@ def rollback(
     on_check: OnCheck | None = None,
     smoke: bool = True,
     leave_data: bool = False,
-    timing: Timing = _TIMING,
+    timing: Timing | None = None,
 ) -> Operation:
     """Prepare a rollback to a release, or to the last good one before the current.
 
@@ -146,7 +143,7 @@ def rollback(
 
 
 def stop(
-    fleet: Fleet, *, observe: Observer, drain: bool = False, timing: Timing = _TIMING
+    fleet: Fleet, *, observe: Observer, drain: bool = False, timing: Timing | None = None
 ) -> Operation:
     """Prepare to stop the service, nodes that the environment no longer has included.
 
@@ -166,7 +163,7 @@ def _act(
     action: Action,
     observe: Observer,
     on_check: OnCheck | None,
-    timing: Timing,
+    timing: Timing | None,
     secrets: Mapping[str, Secret],
 ) -> Act:
     def smoke(act: Act) -> Report:
@@ -180,7 +177,7 @@ def _act(
         person=this_person(),
         smoke=smoke,
         say=lambda node, text: observe(Event(Kind.NOTE, "", text, node=node)),
-        timing=timing,
+        timing=timing or Timing.on(fleet.environment),
         secrets=secrets,
         tool=tool_version(),
     )

@@ -21,14 +21,8 @@ import paramiko
 from opskit.commands import Command, remote
 from opskit.environment import Environment
 from opskit.failure import Failure
-from opskit.ssh_connection import (
-    CONNECT_TIMEOUT,
-    Address,
-    CannotConnect,
-    Connection,
-    ConnectionLost,
-    Login,
-)
+from opskit.patience import Patience, if_slow
+from opskit.ssh_connection import Address, CannotConnect, Connection, ConnectionLost, Login
 from opskit.transport import CommandTimeout, Executor, Result
 
 _CHUNK = 32 * 1024
@@ -46,14 +40,18 @@ class SshExecutor(Executor):
     Args:
         address: where the host is.
         login: how to get in.
+        patience: how long the host, and what runs there, is waited for.
 
     Attributes:
         host: its name for people.
     """
 
-    def __init__(self, address: Address, login: Login | None = None) -> None:
+    def __init__(
+        self, address: Address, login: Login | None = None, patience: Patience | None = None
+    ) -> None:
         self.host = str(address)
-        self._connection = Connection(address, login or Login())
+        self._patience = patience or Patience()
+        self._connection = Connection(address, login or Login(), self._patience)
         self._slots = threading.BoundedSemaphore(_AT_ONCE)
 
     @property
@@ -82,13 +80,14 @@ class SshExecutor(Executor):
             ConnectionLost: the connection broke; whether the command was done is unknown.
             CannotConnect: there was no connection, and none could be made; nothing was run.
         """
+        command = self._patience.with_(command)
         deadline = time.monotonic() + command.timeout
         stdout, stderr = bytearray(), bytearray()
         with self._started(command, remote.line(command, sudo=self._sudo), stderr) as channel:
             feeder = _feed(channel, command.stdin)
             for chunk in _read(channel, stderr, deadline):
                 if chunk is None:
-                    raise CommandTimeout(self.host, command, command.timeout)
+                    raise self._too_long(command)
                 stdout += chunk
             status = self._status(command, channel, deadline)
             if feeder is not None:
@@ -115,7 +114,7 @@ class SshExecutor(Executor):
                 *lines, pending = pending.split("\n")
                 yield from lines
             pending += decoder.decode(b"", final=True)
-            status = self._status(command, channel, time.monotonic() + CONNECT_TIMEOUT)
+            status = self._status(command, channel, time.monotonic() + self._patience.connect)
             if pending:
                 yield pending
         said = remote.said(bytes(stderr))
@@ -136,9 +135,9 @@ class SshExecutor(Executor):
             try:
                 yield channel
             except paramiko.SSHException as error:
-                raise self._lost(command, str(error)) from None
+                raise self._lost(command, channel.get_transport(), str(error)) from None
             except (OSError, EOFError) as error:
-                raise self._lost(command, str(error)) from None
+                raise self._lost(command, channel.get_transport(), str(error)) from None
             finally:
                 if not channel.exit_status_ready():
                     self._kill(_leader(channel, stderr))
@@ -150,11 +149,12 @@ class SshExecutor(Executor):
         A connection that was lost meanwhile is made once more: the command was not sent yet. One
         that is silent is given up; the next command makes a new one.
         """
+        seconds = min(command.timeout, self._patience.connect)
         for last in (False, True):
             transport = self._connection.transport()
             try:
                 self._connection.count(1)
-                channel = transport.open_session(timeout=min(command.timeout, CONNECT_TIMEOUT))
+                channel = transport.open_session(timeout=seconds)
                 break
             except (paramiko.SSHException, OSError, EOFError) as error:
                 if transport.is_active() and isinstance(error, paramiko.ChannelException):
@@ -166,24 +166,21 @@ class SshExecutor(Executor):
                 silent = transport.is_active()
                 self._connection.discard(transport)
                 if last or silent:
-                    raise CannotConnect(
-                        f"{self.host}: could not {command.description}: the host does not answer",
-                        hint="see that it runs, and run the same command again",
-                    ) from None
-        channel.settimeout(min(command.timeout, CONNECT_TIMEOUT))
+                    raise self._no_answer(command, seconds if silent else 0.0) from None
+        channel.settimeout(seconds)
         try:
             self._connection.count(1)
             channel.exec_command(line)
         except (paramiko.SSHException, OSError, EOFError) as error:
             self._connection.discard(transport)
-            raise self._lost(command, str(error)) from None
+            raise self._lost(command, transport, str(error)) from None
         channel.settimeout(None)
         return channel
 
     def _status(self, command: Command, channel: Any, deadline: float) -> int:
         """Wait for the exit status, which may come a little later than the last output."""
         if not channel.status_event.wait(max(0.0, deadline - time.monotonic())):
-            raise CommandTimeout(self.host, command, command.timeout)
+            raise self._too_long(command)
         self._connection.count(1)
         if channel.exit_status == -1:
             if channel.get_transport().is_active():
@@ -191,15 +188,35 @@ class SshExecutor(Executor):
                     f"{self.host}: could not {command.description}: its session was ended there",
                     hint="look at the host's journal, and run the same command again",
                 )
-            raise self._lost(command, "")
+            raise self._lost(command, channel.get_transport(), "")
         return int(channel.exit_status)
 
-    def _lost(self, command: Command, why: str) -> ConnectionLost:
+    # --- what went wrong ----------------------------------------------------------------------
+
+    def _too_long(self, command: Command) -> CommandTimeout:
+        slow = "" if command.quick else if_slow("command_timeout", command.timeout)
+        return CommandTimeout(self.host, command, hint=f"see what keeps the host busy{slow}")
+
+    def _no_answer(self, command: Command, seconds: float) -> CannotConnect:
+        """Say that no command could be begun; `seconds`: how long a host was waited for."""
+        within = f" within {seconds:g} s" if seconds else ""
+        least = seconds >= self._patience.connect
+        return CannotConnect(
+            f"{self.host}: could not {command.description}: the host does not answer{within}",
+            hint="see that it runs, and run the same command again"
+            + (if_slow("connect_timeout", seconds) if least else ""),
+        )
+
+    def _lost(self, command: Command, transport: Any, why: str) -> ConnectionLost:
+        hint = "see that the host runs and can be reached, then run the same command again: "
+        hint += "it finds out what was done"
+        if self._connection.fell_silent(transport):
+            silence = self._patience.silence
+            why = f"it said nothing for {silence:g} s"
+            hint += if_slow("connect_timeout", silence)
         reason = f" ({why})" if why else ""
         return ConnectionLost(
-            f"{self.host}: connection lost while it should {command.description}{reason}",
-            hint="see that the host runs and can be reached, then run the same command again: "
-            "it finds out what was done",
+            f"{self.host}: connection lost while it should {command.description}{reason}", hint=hint
         )
 
     def _not_started(self, command: Command, said: str, status: int) -> Failure:
@@ -286,9 +303,13 @@ def _read(channel: Any, stderr: bytearray, deadline: float | None) -> Generator[
 
 
 def connections(environment: Environment) -> list[SshExecutor]:
-    """Give an executor for every host of an environment; each connects when it is needed."""
-    login = login_of(environment)
-    return [SshExecutor(Address.parse(host), login) for host in environment.hosts]
+    """Give an executor for every host of an environment."""
+    return [reaching(environment, host) for host in environment.hosts]
+
+
+def reaching(environment: Environment, host: str) -> SshExecutor:
+    """Give an executor for a host of an environment; it connects when it is needed."""
+    return SshExecutor(Address.parse(host), login_of(environment), environment.patience)
 
 
 def login_of(environment: Environment) -> Login:

@@ -12,6 +12,7 @@ import logging
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,9 @@ import paramiko
 
 from opskit import host_keys
 from opskit.failure import Failure, Unreachable
+from opskit.patience import Patience, if_slow
+from opskit.ssh_watch import Watch
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds for each part of connecting: the network, the keys, the login."""
-WATCH_INTERVAL = 5.0
-"""Seconds between the questions whether the host still answers."""
-WATCH_PATIENCE = 15.0
-"""Seconds that it may take to answer; then the connection counts as lost."""
 _PORT = 22
 
 
@@ -98,17 +95,24 @@ class Login:
 class Connection:
     """A connection that several threads share.
 
+    Args:
+        address: where the host is.
+        login: how to get in.
+        patience: how long it is waited for.
+
     Attributes:
         round_trips: how often somebody waited for the host: 5 to connect (TCP, versions, keys,
             service, login), and what `SshExecutor` adds for its commands.
     """
 
-    def __init__(self, address: Address, login: Login) -> None:
+    def __init__(self, address: Address, login: Login, patience: Patience) -> None:
         self.address = address
+        self.patience = patience
         self.round_trips = 0
         self._login = login
         self._lock = threading.Lock()
         self._made: fabric.Connection | None = None
+        self._silent: weakref.WeakSet[Any] = weakref.WeakSet()
         self._failed: tuple[float, Failure] | None = None
 
     @property
@@ -139,14 +143,17 @@ class Connection:
                     self._failed = time.monotonic(), failure
                     raise
                 self._made = made
-                transport = made.transport
-                threading.Thread(target=_watch, args=(transport,), daemon=True).start()
+                Watch(made.transport, self.patience.silence, self._silent.add)
             return self._made.transport
 
     def established(self) -> Any:
         """Give the connection if there is one that works, else None; never makes one."""
         made = self._made
         return made.transport if made is not None and _active(made) else None
+
+    def fell_silent(self, transport: Any) -> bool:
+        """Say whether a connection was ended because nothing came from the host any more."""
+        return transport in self._silent
 
     def discard(self, transport: Any) -> None:
         """Close it if it is still this one: another thread may have made a new one meanwhile."""
@@ -174,12 +181,7 @@ class Connection:
         config = fabric.Config(ssh_config=_ssh_config(self._login.config), lazy=True)
         keys = [str(self._login.identity_file)] if self._login.identity_file else []
         known = config.base_ssh_config.lookup(self.address.host)
-        options = {
-            "banner_timeout": CONNECT_TIMEOUT,
-            "auth_timeout": CONNECT_TIMEOUT,
-            "allow_agent": self._login.agent,
-            "look_for_keys": not keys,
-        }
+        options = {"allow_agent": self._login.agent, "look_for_keys": not keys}
         jump = self._login.jump
         connection = fabric.Connection(
             self.address.host,
@@ -187,12 +189,12 @@ class Connection:
             port=self.address.port,
             config=config,
             gateway=None if jump is None else self._gateway(jump, config, options, keys),
-            connect_timeout=CONNECT_TIMEOUT,
             connect_kwargs={**options, "key_filename": keys},
         )
         hop = connection
         while isinstance(hop, fabric.Connection):
             self._strict(hop)
+            self._limit(hop)
             hop = hop.gateway
         return connection
 
@@ -204,7 +206,6 @@ class Connection:
             user=jump.user or None,
             port=jump.port,
             config=config,
-            connect_timeout=CONNECT_TIMEOUT,
             connect_kwargs={**options, "key_filename": list(keys)},
         )
 
@@ -220,6 +221,24 @@ class Connection:
         # OpenSSH passes over an IdentityFile that is missing; one that opskit was given is wanted.
         there = [path for path in offered if path == own or Path(path).expanduser().is_file()]
         hop.connect_kwargs["key_filename"] = there
+
+    def _limit(self, hop: fabric.Connection) -> None:
+        """Bound every part of connecting, of a hop that ~/.ssh/config names, too."""
+        seconds = self.patience.connect
+        hop.connect_timeout = seconds  # its constructor would cut off what is behind the point
+
+        def transport(*args: Any, **more: Any) -> paramiko.Transport:
+            made = paramiko.Transport(*args, **more)
+            made.handshake_timeout = seconds  # for the first of its part in the keys; 15 by itself
+            return made
+
+        hop.connect_kwargs = {
+            **hop.connect_kwargs,
+            "banner_timeout": seconds,
+            "auth_timeout": seconds,
+            "channel_timeout": seconds,  # for the host behind a jump host
+            "transport_factory": transport,
+        }
 
     def _known_hosts(self) -> list[Path]:
         own = [self._login.known_hosts] if self._login.known_hosts else []
@@ -258,6 +277,8 @@ class Connection:
         if isinstance(error, paramiko.PasswordRequiredException):
             why = f"{name}: the private key is encrypted, and no agent has it"
             return CannotConnect(why, hint="add it to your agent: ssh-add")
+        if (late := self._late(name, where, hop, error)) is not None:
+            return late
         if isinstance(error, paramiko.AuthenticationException):
             return self._not_let_in(name, hop)
         if isinstance(error, socket.gaierror):
@@ -266,13 +287,6 @@ class Connection:
         if isinstance(error, paramiko.ChannelException):
             why = f"{name}: the jump host does not reach {where}: {error.text}"
             return CannotConnect(why, hint="see that it may forward connections, and to there")
-        if isinstance(error, TimeoutError) or "timed out" in str(error).lower():
-            why = f"{name}: {where} does not answer within {CONNECT_TIMEOUT:g} s"
-            return CannotConnect(why, hint="see that the host runs, and that no firewall drops SSH")
-        if isinstance(error, paramiko.SSHException) and _silent(error):
-            why = f"{name}: {where} takes the connection, and says nothing in {CONNECT_TIMEOUT:g} s"
-            hint = "see on its console whether it is frozen or out of memory, or its sshd stopped"
-            return CannotConnect(why, hint=hint)
         if isinstance(error, FileNotFoundError):
             why = f"{name}: {error.filename}: there is no such private key"
             return CannotConnect(why, hint="look at `identity_file` in environments.yaml")
@@ -284,6 +298,27 @@ class Connection:
         said = str(error) or type(error).__name__
         why = f"{name}: could not connect to {where}: {said}"
         return CannotConnect(why, hint=f"try: ssh -v -p {hop.port} {hop.user}@{hop.host} true")
+
+    def _late(
+        self, name: str, where: str, hop: fabric.Connection, error: Exception
+    ) -> CannotConnect | None:
+        """Say which part of connecting took too long, if that is what went wrong."""
+        seconds, said = f"{self.patience.connect:g} s", str(error).lower()
+        if isinstance(error, TimeoutError) or "timed out" in said:
+            why = f"{name}: {where} does not answer within {seconds}"
+            hint = "see that the host runs, and that no firewall drops SSH"
+        elif "timeout opening channel" in said:
+            why = f"{name}: the jump host does not reach {where} within {seconds}"
+            hint = "see that the host runs, and that no firewall between them drops SSH"
+        elif "authentication timeout" in said:
+            why = f"{name}: {where} does not say within {seconds} whether it lets {hop.user} in"
+            hint = "see on its console what the login waits for (PAM, LDAP, a full disk)"
+        elif isinstance(error, paramiko.SSHException) and _silent(said):
+            why = f"{name}: {where} takes the connection, and says nothing in {seconds}"
+            hint = "see on its console whether it is frozen or out of memory, or its sshd stopped"
+        else:
+            return None
+        return CannotConnect(why, hint=hint + if_slow("connect_timeout", self.patience.connect))
 
     def _not_let_in(self, name: str, hop: fabric.Connection) -> CannotConnect:
         files = ", ".join(hop.connect_kwargs["key_filename"])
@@ -315,9 +350,8 @@ def _ssh_config(path: Path | None) -> Any:
     return config
 
 
-def _silent(error: paramiko.SSHException) -> bool:
+def _silent(said: str) -> bool:
     """Say whether sshd was waited for in vain: for its greeting, or for its part in the keys."""
-    said = str(error).lower()
     return "protocol banner" in said or "no existing session" in said
 
 
@@ -335,47 +369,6 @@ def _close_all(hops: Sequence[fabric.Connection]) -> None:
     for hop in reversed(hops):
         with contextlib.suppress(Exception):
             hop.client.close()
-
-
-def _watch(transport: Any) -> None:
-    """Ask again and again whether the host still answers; when it does not, end the connection.
-
-    A host that vanished, or whose sshd was stopped, says nothing: without this a stream would
-    wait for ever. Whatever comes from it says that it lives: over a slow line the answer itself
-    waits behind all that is being sent.
-    """
-    heard = _Heard(transport)
-    idle = threading.Event()
-    while transport.is_active():
-        idle.wait(WATCH_INTERVAL)
-        answered = threading.Event()
-        threading.Thread(target=_give_up, args=(transport, heard, answered), daemon=True).start()
-        with contextlib.suppress(Exception):
-            transport.global_request("keepalive@openssh.com", wait=True)
-        answered.set()
-
-
-def _give_up(transport: Any, heard: _Heard, answered: threading.Event) -> None:
-    """End a connection over which nothing comes for too long while an answer is waited for."""
-    asked = time.monotonic()
-    while (left := max(asked, heard.last) + WATCH_PATIENCE - time.monotonic()) > 0:
-        if answered.wait(left):
-            return
-    transport.close()
-
-
-class _Heard:
-    """When something came from the host last. `last`: in time.monotonic()'s seconds."""
-
-    def __init__(self, transport: Any) -> None:
-        self.last = time.monotonic()
-        self._read = transport.packetizer.read_message
-        transport.packetizer.read_message = self._noted
-
-    def _noted(self) -> Any:
-        message = self._read()
-        self.last = time.monotonic()
-        return message
 
 
 # Its threads would write tracebacks to stderr; what went wrong is said where it matters.

@@ -76,8 +76,11 @@ class CommandFailed(Failure):
 class CommandTimeout(Failure):
     """A command did not end in time and was killed."""
 
-    def __init__(self, host: str, command: Command, seconds: float) -> None:
-        super().__init__(f"{host}: could not {command.description}: not done after {seconds:g} s")
+    def __init__(self, host: str, command: Command, *, hint: str = "") -> None:
+        super().__init__(
+            f"{host}: could not {command.description}: not done after {command.timeout:g} s",
+            hint=hint,
+        )
         self.command = command
 
 
@@ -159,7 +162,7 @@ class LocalExecutor(Executor):
             try:
                 stdout, stderr = process.communicate(timeout=command.timeout)
             except subprocess.TimeoutExpired:
-                raise CommandTimeout(self.host, command, command.timeout) from None
+                raise CommandTimeout(self.host, command) from None
         return Result(
             process.returncode, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace")
         )

@@ -16,6 +16,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+ORDINARY = 30.0
+"""Seconds that a command may take which does not say otherwise."""
 _LONGEST = 100
 """Characters of an argument that the plan shows."""
 
@@ -31,7 +33,8 @@ class Command:
         changes: whether anything on the host is different afterwards.
         stdin: what it reads.
         secret: `stdin` is a secret: it is never shown, and neither is the command's output.
-        timeout: seconds after which it is killed.
+        timeout: seconds after which it is killed; a slow host may be given more.
+        quick: it is given no more: later it would be of no use.
         inner: the command that this one wraps, and that a person wants to see.
     """
 
@@ -41,7 +44,8 @@ class Command:
     changes: bool = True
     stdin: bytes = field(default=b"", repr=False)
     secret: bool = False
-    timeout: float = 30.0
+    timeout: float = ORDINARY
+    quick: bool = False
     inner: Command | None = None
 
 

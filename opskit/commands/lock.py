@@ -99,8 +99,13 @@ def acquire(root: PurePosixPath, token: str, holder: str, *, ttl: float) -> Comm
 
 
 def renew(root: PurePosixPath, token: str, *, ttl: float) -> Command:
-    """Extend the lease to `ttl` seconds from now, while it is still ours."""
-    return Command(_script(_RENEW, root, token, ttl), "renew the lock", "renew-lock", timeout=10.0)
+    """Extend the lease to `ttl` seconds from now, while it is still ours.
+
+    It is begun when a third of that is over, and after two thirds more it comes too late.
+    """
+    argv = _script(_RENEW, root, token, ttl)
+    seconds = max(10.0, ttl * 2 / 3)
+    return Command(argv, "renew the lock", "renew-lock", timeout=seconds, quick=True)
 
 
 def release(root: PurePosixPath, token: str) -> Command:

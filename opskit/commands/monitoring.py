@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -76,7 +77,11 @@ def ask(method: str, port: int, path: str, kind: str = "", body: str = "") -> Co
 
 
 def survey(order: Mapping[str, Any], *, python: str = PYTHON, seconds: float = 15.0) -> Command:
-    """Look at what watches an environment; see `host/survey_monitoring.py`."""
+    """Look at what watches an environment, which holds nobody up.
+
+    See `host/survey_monitoring.py`.
+    """
     what = "look at what watches it"
     arguments = (json.dumps(order),)
-    return program("survey_monitoring", python, arguments, what, changes=False, timeout=seconds)
+    command = program("survey_monitoring", python, arguments, what, changes=False, timeout=seconds)
+    return replace(command, quick=True)

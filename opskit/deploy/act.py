@@ -39,6 +39,11 @@ Build = Callable[["Target", int], "Release"]
 """Builds a node's release under a number, somewhere on this machine."""
 
 
+LONGEST_START = 100.0
+"""Less than TimeoutStartSec in templates/systemd/chatservice.service.j2."""
+_LONGEST_LEASE = 60.0
+
+
 @dataclass(frozen=True)
 class Timing:
     """How long things may take, in seconds.
@@ -52,6 +57,19 @@ class Timing:
     start: float = 30.0
     end: float = 10.0
     lease: float = TTL
+
+    @classmethod
+    def on(cls, environment: Environment) -> Timing:
+        """Give what is right for an environment's hosts, which may be slow.
+
+        Where a command may take long, so may renewing the lease; as long as its `ttl` is, the
+        lock of an opskit that died is in the way. A start takes no longer than its unit allows.
+        """
+        command = environment.patience.command
+        return cls(
+            start=max(cls.start, min(command, LONGEST_START)),
+            lease=max(cls.lease, min(command / 2, _LONGEST_LEASE)),
+        )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Lock(Step):
     def apply(self, part: Part) -> str:
         """Take the lease, and look again: now nobody changes anything but us.
 
-        A lease whose owner is known to have died is waited for: it ends within 15 seconds.
+        A lease whose owner is known to have died is waited for: it ends by itself.
         """
         lease = Lease(
             part.target.executor, part.target.root, part.act.holder(), ttl=part.act.timing.lease

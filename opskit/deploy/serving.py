@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from opskit.commands import files, service
-from opskit.deploy.act import Part
+from opskit.deploy.act import LONGEST_START, Part
 from opskit.failure import Failure
 from opskit.layout import release_name
+from opskit.patience import if_slow
 from opskit.supervision import REFUSED, Started
 from opskit.tail import LEVELS, parse, severity
 
@@ -86,7 +87,10 @@ def serve(part: Part, number: int) -> Waited:
     elif waited.state == "unready":
         why = f"{name} serves but is not ready: {waited.reason}"
     else:
-        why = f"{name} did not serve within {part.act.timing.start:g} s: {waited.reason}"
+        seconds = part.act.timing.start
+        why = f"{name} did not serve within {seconds:g} s: {waited.reason}"
+        if part.target.environment.target == "ssh" and seconds < LONGEST_START:
+            why += if_slow("command_timeout", seconds)
     raise Failure(why, lines=[line for line in lines if line])
 
 

@@ -60,7 +60,6 @@ def named(environment: Environment) -> str:
 
 def executor_of(environment: Environment) -> SshExecutor:
     """Give what runs commands on the monitoring host; it connects when it is needed."""
-    from opskit.ssh import SshExecutor, login_of  # here: they take long to load
-    from opskit.ssh_connection import Address
+    from opskit.ssh import reaching  # here: it takes long to load
 
-    return SshExecutor(Address.parse(named(environment)), login_of(environment))
+    return reaching(environment, named(environment))

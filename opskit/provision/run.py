@@ -76,20 +76,20 @@ def nodes_of(environment: Environment) -> list[Node]:
     """
     # Here: what they are built on takes long to load.
     from opskit.observe.places import named
-    from opskit.ssh import SshExecutor, login_of
+    from opskit.ssh import reaching
     from opskit.ssh_connection import Address
 
-    login, watching = login_of(environment), named(environment)
+    watching = named(environment)
     hosts = [*environment.hosts, *([watching] if watching else [])]
     return [
         Node(
-            address.host,
-            SshExecutor(address, login),
+            Address.parse(host).host,
+            reaching(environment, host),
             environment,
             serves=host in environment.hosts,
             watches=host == watching,
         )
-        for host, address in ((host, Address.parse(host)) for host in dict.fromkeys(hosts))
+        for host in dict.fromkeys(hosts)
     ]
 
 

@@ -6,8 +6,9 @@ import os
 
 import pytest
 
-from opskit import ssh_connection
+from opskit import ssh_watch
 from opskit.commands import Command
+from opskit.patience import Patience
 from opskit.ssh import SshExecutor
 from opskit.ssh_connection import Address, Login
 from tests.hosts.machine import Host
@@ -19,8 +20,8 @@ def test_an_upload_over_a_slow_line(host: Host, monkeypatch: pytest.MonkeyPatch)
 
     What comes from it meanwhile, if only that there is room for more, says that it lives.
     """
-    monkeypatch.setattr(ssh_connection, "WATCH_INTERVAL", 0.1)
-    monkeypatch.setattr(ssh_connection, "WATCH_PATIENCE", 1.5)
+    monkeypatch.setattr(ssh_watch, "INTERVAL", 0.1)
+    monkeypatch.setattr(Patience, "silence", 1.5)
     login = Login(
         "root", identity_file=host.key, known_hosts=host.known_hosts, agent=False,
         config=None,

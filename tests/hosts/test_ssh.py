@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import socket
 import subprocess
@@ -10,14 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from opskit import ssh_connection
+from opskit import ssh_connection, ssh_watch
 from opskit.commands import Command, remote, script
+from opskit.environment import load_environments
 from opskit.host_keys import HostKeyRefused
-from opskit.ssh import SshExecutor
+from opskit.patience import Patience
+from opskit.ssh import SshExecutor, connections
 from opskit.ssh_connection import Address, CannotConnect, ConnectionLost, Login
 from opskit.transport import CommandTimeout
 from tests.hosts.conftest import NewHosts
@@ -27,19 +31,23 @@ DEADLINE = 30.0
 
 
 def sh(text: str, *arguments: str, stdin: bytes = b"", timeout: float = 30.0) -> Command:
-    """Give a command that runs a shell script."""
+    """Give a command that runs a shell script, and takes no longer however slow the host is."""
     argv = script(text, *arguments)
-    return Command(argv, "run the test's script", "test", stdin=stdin, timeout=timeout)
+    what = "run the test's script"
+    return Command(argv, what, "test", stdin=stdin, timeout=timeout, quick=True)
 
 
 @contextmanager
-def connected(host: Host, user: str = "root", **login: object) -> Iterator[SshExecutor]:
+def connected(
+    host: Host, user: str = "root", patience: Patience | None = None, **login: object
+) -> Iterator[SshExecutor]:
     """Give an executor that trusts the lab's hosts, and uses the lab's key."""
     fields = {
         "identity_file": host.key, "known_hosts": host.known_hosts, "agent": False,
         "config": Path("/dev/null"), **login,
     }  # fmt: skip
-    executor = SshExecutor(Address(host.address, user), Login(**fields))  # type: ignore[arg-type]
+    address = Address(host.address, user)
+    executor = SshExecutor(address, Login(**fields), patience)  # type: ignore[arg-type]
     try:
         yield executor
     finally:
@@ -119,7 +127,7 @@ def test_commands_of_many_threads_share_one_connection(root: SshExecutor, host: 
 
 def test_small_packets_go_at_once(host: Host) -> None:
     login = Login(identity_file=host.key, known_hosts=host.known_hosts, agent=False)
-    connection = ssh_connection.Connection(Address(host.address, "root"), login)
+    connection = ssh_connection.Connection(Address(host.address, "root"), login, Patience())
     sock = connection.transport().sock
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
     connection.close()
@@ -224,31 +232,125 @@ def test_a_host_that_falls_silent_holds_a_command_no_longer_than_its_timeout(
         executor.check(sh("true"))
         with host.silent():
             started = time.monotonic()
-            with pytest.raises(CannotConnect, match="the host does not answer"):
+            with pytest.raises(CannotConnect, match="the host does not answer within 2 s"):
                 executor.run(sh("true", timeout=2))
             assert time.monotonic() - started < DEADLINE
         assert executor.check(sh("echo again")) == "again\n"
 
 
+def test_a_slow_host_is_given_the_time_that_is_configured(host: Host) -> None:
+    """Those of its own commands that would be of no use later are given no more."""
+    slow = replace(sh("sleep 2; echo done", timeout=0.5), quick=False)
+    with connected(host, patience=Patience(command=DEADLINE)) as executor:
+        assert executor.check(slow) == "done\n"
+        with pytest.raises(CommandTimeout, match=r"not done after 0\.5 s"):
+            executor.run(replace(slow, quick=True))
+    with (
+        connected(host, patience=Patience(command=1.5)) as executor,
+        pytest.raises(CommandTimeout, match=r"not done after 1\.5 s") as caught,
+    ):
+        executor.run(slow)
+    assert caught.value.hint == (
+        "see what keeps the host busy; if it is only slow, set `command_timeout` above 1.5 "
+        "in environments.yaml"
+    )
+
+
+def test_a_host_is_waited_for_as_long_as_is_configured(new_hosts: NewHosts, tmp_path: Path) -> None:
+    [host] = new_hosts()
+    file = tmp_path / "environments.yaml"
+    file.write_text(
+        f"environments: {{prod: {{target: ssh, hosts: [{host.address}], connect_timeout: 1.5,\n"
+        f"  identity_file: {host.key}, known_hosts: {host.known_hosts},\n"
+        "  url: 'https://chat.test', secrets: {jwt_secret: 'env:NONE'}}}\n"
+    )
+    [executor] = connections(load_environments(file).get("prod"))
+    where, slow = f"{host.address} port 22", "if it is only slow, set `connect_timeout` above 1.5"
+    with host.silent():
+        started = time.monotonic()
+        with pytest.raises(
+            CannotConnect, match=rf"{where} does not answer within 1\.5 s"
+        ) as caught:
+            executor.connect()
+        assert time.monotonic() - started < Patience.connect
+        assert caught.value.hint.endswith(f"; {slow} in environments.yaml")
+    with connected(host) as patient:
+        patient.connect()
+    with host.frozen():
+        with pytest.raises(
+            CannotConnect, match=rf"{where} takes .* says nothing in 1\.5 s"
+        ) as caught:
+            executor.connect()
+        assert caught.value.hint.endswith(f"; {slow} in environments.yaml")
+
+
+@contextmanager
+def late(host: Host, *, seconds: float) -> Iterator[int]:
+    """Listen in front of a host's sshd, and pass on what follows its greeting so much later."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def carry(source: socket.socket, sink: socket.socket, *, holds: bool) -> None:
+            with contextlib.suppress(OSError):
+                while chunk := source.recv(65536):
+                    sink.sendall(chunk)
+                    if holds:
+                        time.sleep(seconds)
+                    holds = False
+                sink.shutdown(socket.SHUT_WR)
+
+        def serve() -> None:
+            taken, _ = server.accept()
+            with taken, socket.create_connection((host.address, host.port)) as behind:
+                out = threading.Thread(target=carry, args=(taken, behind), kwargs={"holds": False})
+                out.start()
+                carry(behind, taken, holds=True)
+                out.join()
+
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        yield server.getsockname()[1]
+        serving.join(DEADLINE)
+        assert not serving.is_alive()
+
+
+def test_a_host_that_is_late_in_each_part_of_connecting_is_connected_to(
+    host: Host, tmp_path: Path
+) -> None:
+    """Its part in the keys may come later than the 15 s that paramiko waits for that by itself."""
+    known = tmp_path / "known_hosts"
+    with late(host, seconds=16.0) as port:
+        known.write_text(f"[127.0.0.1]:{port} {host.host_key()}\n")
+        login = Login(identity_file=host.key, known_hosts=known, agent=False)
+        address = Address("127.0.0.1", "root", port)
+        with closing(SshExecutor(address, login, Patience(connect=DEADLINE))) as executor:
+            assert executor.check(sh("echo in")) == "in\n"
+
+
 def test_a_stopped_sshd_ends_a_stream(new_hosts: NewHosts, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh_connection, "WATCH_INTERVAL", 0.2)
-    monkeypatch.setattr(ssh_connection, "WATCH_PATIENCE", 2.0)
+    monkeypatch.setattr(ssh_watch, "INTERVAL", 0.2)
+    monkeypatch.setattr(Patience, "silence", 2.0)
     [host] = new_hosts()
     with connected(host) as executor:
         stream = executor.stream(sh("echo begun; sleep 600"))
         assert next(stream) == "begun"
         host.run("pkill", "-STOP", "-f", "^sshd: root")
         started = time.monotonic()
-        with pytest.raises(ConnectionLost, match=r"connection lost while it should run the test"):
+        with pytest.raises(ConnectionLost) as caught:
             next(stream)
+        assert str(caught.value) == (
+            f"{host.address}: connection lost while it should run the test's script "
+            "(it said nothing for 2 s)"
+        )
+        slow = "; if it is only slow, set `connect_timeout` above 2 in environments.yaml"
+        assert caught.value.hint.endswith(slow)
         assert time.monotonic() - started < DEADLINE
 
 
 def test_a_command_of_a_host_that_lost_its_power_fails_and_the_next_reconnects(
     new_hosts: NewHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ssh_connection, "WATCH_INTERVAL", 0.2)
-    monkeypatch.setattr(ssh_connection, "WATCH_PATIENCE", 2.0)
+    monkeypatch.setattr(ssh_watch, "INTERVAL", 0.2)
+    monkeypatch.setattr(Patience, "silence", 2.0)
     [host] = new_hosts()
     with connected(host) as executor:
         executor.check(sh("true"))
@@ -280,7 +382,7 @@ def test_what_was_sent_in_part_is_never_taken_for_the_whole(host: Host, sent: in
     path = f"/tmp/part-{sent}"
     command = sh(WRITE, path, stdin=b"secret")
     login = Login(identity_file=host.key, known_hosts=host.known_hosts, agent=False)
-    connection = ssh_connection.Connection(Address(host.address, "root"), login)
+    connection = ssh_connection.Connection(Address(host.address, "root"), login, Patience())
     channel = connection.transport().open_session()
     channel.exec_command(remote.line(command, sudo=False))
     channel.sendall(command.stdin[:sent])
@@ -436,7 +538,7 @@ def test_an_ssh_configuration_that_cannot_be_read_is_named(host: Host, tmp_path:
 
 def test_a_thread_that_finds_the_connection_dead_leaves_a_new_one_alone(host: Host) -> None:
     login = Login(identity_file=host.key, known_hosts=host.known_hosts, agent=False)
-    connection = ssh_connection.Connection(Address(host.address, "root"), login)
+    connection = ssh_connection.Connection(Address(host.address, "root"), login, Patience())
     dead = connection.transport()
     dead.close()
     made = connection.transport()
@@ -468,6 +570,25 @@ def test_a_host_behind_another_is_reached_through_it(
     ):
         executor.run(sh("true"))
     assert f"(through {gateway.address})" in str(caught.value)
+
+
+def test_a_host_that_its_jump_host_does_not_reach_is_waited_for_no_longer(
+    new_hosts: NewHosts,
+) -> None:
+    gateway, behind = new_hosts(2)
+    jump = Address(gateway.address, "ops")
+    with (
+        connected(behind, patience=Patience(connect=1.5), jump=jump) as executor,
+        behind.silent(),
+    ):
+        started = time.monotonic()
+        with pytest.raises(CannotConnect) as caught:
+            executor.connect()
+        assert time.monotonic() - started < DEADLINE
+    assert str(caught.value) == (
+        f"{behind.address}: the jump host does not reach {behind.address} port 22 within 1.5 s"
+    )
+    assert "set `connect_timeout` above 1.5 " in caught.value.hint
 
 
 def test_a_host_that_is_not_there_is_told_from_one_that_refuses(host: Host, lab: object) -> None:

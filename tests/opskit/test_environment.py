@@ -18,6 +18,7 @@ from opskit.chat_settings import OWN_KEYS
 from opskit.environment import Environment, load_environments
 from opskit.environment_file import SECRETS, Local, Releases, Smoke, Ssh
 from opskit.monitoring_file import Monitoring, Receivers
+from opskit.patience import Patience
 from opskit.problems import ConfigError
 from opskit.secrets import Secret
 
@@ -101,6 +102,7 @@ def test_an_environment_on_hosts_says_what_its_layer_is_built_for(file: Path) ->
         None,
         "",
     )
+    assert environment.patience == Patience(connect=10.0, command=30.0)
     environment.require_deployable()
 
 
@@ -298,6 +300,12 @@ def test_what_is_wrong_is_named_with_line_key_and_remedy(
          "got '3.10'"),
         ("platform: windows", "expected one of x86_64-manylinux_2_28, aarch64-manylinux_2_28, "
          "got 'windows'"),
+        ("connect_timeout: 0", "expected number >= 1 and <= 300, got 0"),
+        ("connect_timeout: 301", "expected number >= 1 and <= 300, got 301"),
+        ("connect_timeout: .nan", "expected number >= 1 and <= 300, got nan"),
+        ("connect_timeout: 10s", "expected number >= 1 and <= 300, got '10s'"),
+        ("command_timeout: 29.9", "expected number >= 30 and <= 3600, got 29.9"),
+        ("command_timeout: 3601", "expected number >= 30 and <= 3600, got 3601"),
         ("user: Root!", "expected the name of a user, got 'Root!'"),
         ("root: opt/chat", "expected an absolute path of letters, digits and . _ -, "
          "got 'opt/chat'"),
@@ -321,6 +329,12 @@ def test_how_hosts_are_logged_in_to_is_relative_to_the_file(file: Path, tmp_path
     assert environment.identity_file == tmp_path / "keys/deploy"
     assert environment.known_hosts == Path("/etc/known")
     assert environment.jump == "ops@gate:2222"
+
+
+def test_slow_hosts_are_given_more_time(file: Path) -> None:
+    file.write_text(PROD + "    connect_timeout: 2.5\n    command_timeout: 120\n")
+    environment = load_environments(file).get("prod")
+    assert environment.patience == Patience(connect=2.5, command=120.0)
 
 
 def test_a_host_that_ssh_would_take_for_an_option_is_refused(file: Path) -> None:
@@ -584,7 +598,7 @@ def test_every_other_setting_is_shown_at_its_real_default_too() -> None:
     assert watched == Monitoring().model_dump(exclude={"receivers", "host", "probe_key"})
     assert set(prod) == set(Ssh.model_fields) - {"chat", "releases", "smoke"}
     assert set(prod["monitoring"]) == {"host", "probe_key"}
-    for name in ("root", "python", "platform"):
+    for name in ("root", "python", "platform", "connect_timeout", "command_timeout"):
         assert prod[name] == Ssh.model_fields[name].default
     assert dev_["url"] == load_environments(COMMITTED).get("dev").base_url
 

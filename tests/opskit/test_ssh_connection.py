@@ -9,15 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from opskit import ssh_connection
+from opskit.patience import Patience
 from opskit.ssh_connection import Address, CannotConnect, Connection, Login
 
 
-def test_all_who_wait_for_a_silent_host_share_one_attempt(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_who_wait_for_a_silent_host_share_one_attempt(tmp_path: Path) -> None:
     """One after the other they would wait several times as long; who comes later tries anew."""
-    monkeypatch.setattr(ssh_connection, "CONNECT_TIMEOUT", 3.0)
     config = tmp_path / "config"
     config.touch()
     login = Login("root", known_hosts=tmp_path / "known_hosts", config=config, agent=False)
@@ -25,7 +22,7 @@ def test_all_who_wait_for_a_silent_host_share_one_attempt(
     barrier = threading.Barrier(5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-        connection = Connection(Address("127.0.0.1", port=port), login)
+        connection = Connection(Address("127.0.0.1", port=port), login, Patience(connect=3.0))
 
         def take() -> None:
             while True:

@@ -60,6 +60,7 @@ def test_a_release_that_hangs_at_start(served: HostSite) -> None:
     with unnoticed(served), pytest.raises(Failure) as caught:
         deploy(served, timing=Timing(start=4.0, end=2.0))
     why = r"v\d+ did not serve within 4 s: v\d+ \(pid \d+\) still serves"
+    why += "; if it is only slow, set `command_timeout` above 4 in environments.yaml"
     assert re.fullmatch(rf"{served.hosts[0].address}: {why}", str(caught.value))
     assert last(served).result is Outcome.UNDONE
 

@@ -13,14 +13,17 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 
 import pytest
 
-from opskit import ssh, ssh_connection
+from opskit import ssh_watch
 from opskit.commands import Command
 from opskit.deploy.plan import Kind
 from opskit.deployments import Outcome
 from opskit.failure import PersonNeeded
+from opskit.fleet import connect
+from opskit.patience import Patience
 from opskit.transport import Executor, Result
 from tests.hosts.machine import Host
 from tests.hosts.proven import current, deploy, leftovers, let_the_leases_end
@@ -34,13 +37,12 @@ people have it, 20 and 10. The shortest command that is waited for here may take
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def patience(monkeypatch: pytest.MonkeyPatch) -> Patience:
     if os.environ.get("HOSTS_ROUNDS"):
-        return
-    monkeypatch.setattr(ssh_connection, "WATCH_INTERVAL", 0.5)
-    monkeypatch.setattr(ssh_connection, "WATCH_PATIENCE", 5.0)
-    for module in (ssh, ssh_connection):
-        monkeypatch.setattr(module, "CONNECT_TIMEOUT", 4.0)
+        return Patience()
+    monkeypatch.setattr(ssh_watch, "INTERVAL", 0.5)
+    monkeypatch.setattr(Patience, "silence", 5.0)
+    return Patience(connect=4.0)
 
 
 class Silencing(Executor):
@@ -79,9 +81,11 @@ class Silence:
         self._stack.close()
 
 
-def failed_deploy(site: HostSite, host: Host, silence: Silence, after: str = "") -> str:
+def failed_deploy(
+    site: HostSite, host: Host, silence: Silence, patience: Patience, after: str = ""
+) -> str:
     """Deploy to hosts of which one falls silent, after a command if need be; gives what it says."""
-    before, fleet = site.serving[0], site.connect()
+    before, fleet = site.serving[0], connect(replace(site.environment, patience=patience))
     if after:
         fleet = fleet.through(lambda one: Silencing(one, host.address, after, silence.fall))
     with pytest.raises(PersonNeeded) as caught:
@@ -119,7 +123,7 @@ def services(host: Host) -> set[str]:
     return set(host.text("pgrep", "--full", "run.py serve", check=False).split())
 
 
-def test_a_host_that_falls_silent_while_it_switches(three: HostSite) -> None:
+def test_a_host_that_falls_silent_while_it_switches(three: HostSite, patience: Patience) -> None:
     """The one before it is put back, the one after it was never touched; nobody there notices."""
     first, second, third = three.hosts
     before, [old, *_], left_alone = three.serving, current(three), pids(three)[2]
@@ -135,7 +139,7 @@ def test_a_host_that_falls_silent_while_it_switches(three: HostSite) -> None:
     with watched(three) as watcher, Silence(second.silent()) as silence:
         cutting = threading.Thread(target=cut_off)
         cutting.start()
-        said = failed_deploy(three, second, silence)
+        said = failed_deploy(three, second, silence, patience)
         cutting.join()
         assert three.outcome("switch")[-1][0] == first.address, "undone last"
         assert (second.address, Kind.FAILED) in three.outcome("switch")
@@ -153,24 +157,24 @@ def test_a_host_that_falls_silent_while_it_switches(three: HostSite) -> None:
     assert_works_again(three)
 
 
-def test_a_host_that_freezes_before_any_switch(three: HostSite) -> None:
+def test_a_host_that_freezes_before_any_switch(three: HostSite, patience: Patience) -> None:
     """Its kernel still takes connections. Everything serves on as it was, untouched."""
     third = three.hosts[2]
     served = pids(three)
     with Silence(third.frozen()) as silence:
-        said = failed_deploy(three, third, silence, after="unpack")
+        said = failed_deploy(three, third, silence, patience, after="unpack")
         assert (third.address, Kind.FAILED) in three.outcome("install")
-        assert "takes the connection, and says nothing" in said
+        assert f"takes the connection, and says nothing in {patience.connect:g} s" in said
     assert pids(three) == served
     assert_works_again(three)
 
 
-def test_the_only_host_falls_silent_before_its_switch(served: HostSite) -> None:
+def test_the_only_host_falls_silent_before_its_switch(served: HostSite, patience: Patience) -> None:
     """What was begun there is tidied up by the next deploy; nobody had to be disturbed."""
     [host] = served.hosts
     process = pids(served)
     with Silence(host.silent()) as silence:
-        said = failed_deploy(served, host, silence, after="unpack")
+        said = failed_deploy(served, host, silence, patience, after="unpack")
         assert ("", Kind.FAILED) in served.outcome("install")
         assert "does not answer" in said
     assert pids(served) == process
