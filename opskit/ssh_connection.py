@@ -229,7 +229,8 @@ class Connection:
 
         def transport(*args: Any, **more: Any) -> paramiko.Transport:
             made = paramiko.Transport(*args, **more)
-            made.handshake_timeout = seconds  # for the first of its part in the keys; 15 by itself
+            # 15 by itself. The keys have a limit of their own, which says better what was late.
+            made.handshake_timeout = 2 * seconds
             return made
 
         hop.connect_kwargs = {
