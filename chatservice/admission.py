@@ -236,7 +236,7 @@ class Admission:
         self._rooms.watch(live)
         # Nothing is shown that has not been published: what is on disk may be ahead of the room.
         before = min(before, live.room.seq + 1)
-        history = await self._rooms.measured(
+        history = await self._rooms.reading.measured(
             "history",
             lambda: self._store.history(route.workspace, before, max(1, min(limit, page))),
         )
@@ -250,7 +250,7 @@ class Admission:
     async def _members(self, route: Route) -> dict[str, Any]:
         live = await self._rooms.open(route.workspace)
         self._rooms.watch(live)
-        members = await self._rooms.measured(
+        members = await self._rooms.reading.measured(
             "members", lambda: self._store.members(route.workspace)
         )
         return {
@@ -311,7 +311,7 @@ class Admission:
         live = await self._rooms.reached(workspace, after or 0, epoch)
         load = live.room.join(connection, identity.user, identity.name, after=after, epoch=epoch)
         try:
-            entry = await self._rooms.measured(
+            entry = await self._rooms.reading.measured(
                 "enter",
                 lambda: self._store.enter(
                     workspace,

@@ -472,7 +472,7 @@ class ChatServer:
         limit = min(frame.limit, self._settings.history.page)
         before = min(frame.before, live.room.seq + 1)
         try:
-            page = await self.rooms.measured(
+            page = await self.rooms.reading.measured(
                 "history", lambda: self.store.history(connection.workspace, before, limit)
             )
         except StoreError:

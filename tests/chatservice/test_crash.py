@@ -111,14 +111,14 @@ def test_what_was_stored_and_not_published_is_published_after_the_crash(
     program = tmp_path / "dying.py"
     program.write_text(
         "import os, sys\n"
-        "import chatservice.rooms as rooms\n"
-        "publish = rooms.Rooms._publish\n"
+        "import chatservice.writing as writing\n"
+        "publish = writing.Writing._publish\n"
         "def die(self, batch):\n"
         "    if any(append.text == 'die' for _, append, result in batch.appends\n"
         "           if not result.repeated):\n"
         "        os.kill(os.getpid(), 9)\n"
         "    return publish(self, batch)\n"
-        "rooms.Rooms._publish = die\n"
+        "writing.Writing._publish = die\n"
         "from chatservice.__main__ import main\n"
         "sys.exit(main())\n"
     )
