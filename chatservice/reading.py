@@ -144,7 +144,8 @@ class Reading:
         """Wait until a room has published up to a number that it reads already, or for a while."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(REACH_SECONDS):
-                while live.room.seq < seq and self._fetching is not None:
+                # Where reading is over and the number not reached, the room was replaced.
+                while live.room.seq < seq and self._fetching and not self._fetching.done():
                     await asyncio.shield(self._fetching)
 
     async def _fetch(self) -> None:
