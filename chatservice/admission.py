@@ -67,7 +67,7 @@ class Admission:
     """Answers HTTP requests, and lets members in.
 
     `welcome` is told of each new member just before it is upgraded; from then on, its closing is
-    the server's to handle, the count of connections included.
+    `connections`' to handle, the count of them included.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class Admission:
         store: Store,
         health: StoreHealth,
         metrics: Metrics,
+        counts: ConnectionCounts,
+        *,
         welcome: Callable[[Connection, LiveRoom], None],
     ) -> None:
         self._settings = settings
@@ -93,7 +95,7 @@ class Admission:
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._started = time.time()
-        self.counts = ConnectionCounts(settings.limits)
+        self.counts = counts
         self.draining = False
 
     def handle(self, connection: Connection, request: Request) -> None:

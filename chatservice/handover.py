@@ -54,7 +54,7 @@ def parcels(server: ChatServer) -> Iterator[tuple[Parcel, Sequence[int]]]:
     rooms = server.rooms.captured()
     for start in range(0, len(rooms), AT_ONCE):
         yield Workspaces(rooms[start : start + AT_ONCE]), ()
-    members = list(server.members)
+    members = list(server.connections.members)
     for start in range(0, len(members), AT_ONCE):
         batch = members[start : start + AT_ONCE]
         for connection in batch:
@@ -63,7 +63,7 @@ def parcels(server: ChatServer) -> Iterator[tuple[Parcel, Sequence[int]]]:
             Clients([_client(server, connection, now) for connection in batch]),
             [connection.fileno() for connection in batch],
         )
-    visitors = server.visitors
+    visitors = server.connections.visitors
     for start in range(0, len(visitors), AT_ONCE):
         batch = visitors[start : start + AT_ONCE]
         yield (
@@ -84,7 +84,9 @@ def _client(server: ChatServer, connection: Connection, now: float) -> Client:
         stream=connection.captured(now),
         origin=connection.origin,
         slot=connection.slot.number if connection.slot is not None else 0,
-        again=[protocol.encode(frame).decode() for frame in server.again.get(connection, ())],
+        again=[
+            protocol.encode(frame).decode() for frame in server.operations.again.get(connection, ())
+        ],
     )
 
 
@@ -225,9 +227,9 @@ class Inheritance:
         for connection, sock, client in self._members:
             connection.bring(sock)
             server.admission.set_expiry(connection, client.exp)  # first: it may be kept anew
-            server.adopt(connection, self._rooms[connection.workspace][0], client.slot)
+            server.connections.adopt(connection, self._rooms[connection.workspace][0], client.slot)
         for connection, _ in self._visitors:
-            server.connected(connection)
+            server.connections.connected(connection)
         for live, _ in self._rooms.values():
             server.rooms.watch(live)
         if paused is None:
@@ -243,7 +245,7 @@ class Inheritance:
         pause = round((now - paused) * 1000, 1) if paused is not None else None
         for connection, _, client in self._members:
             for text in client.again:
-                server.operate(connection, protocol.decode_client(text))
+                server.operations.operate(connection, protocol.decode_client(text))
         moved = len(self._members) - lost
         return Result("handover", moved, 0, lost, pause)
 

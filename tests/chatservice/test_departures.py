@@ -1,4 +1,4 @@
-"""Where connections cannot move: members come back at a pace, and are not seen to leave."""
+"""Members who are sent away come back at a pace, at a stop as in a drain."""
 
 from __future__ import annotations
 
@@ -22,50 +22,6 @@ def test_at_a_stop_members_are_spread_over_the_time_that_the_pace_needs(
     for member in members:
         assert member.end().code == 1012
         member.socket.close()
-
-
-def test_who_comes_back_in_time_is_not_seen_to_leave(service_factory: ServiceFactory) -> None:
-    """And who does not is offline when the time to come back and the grace period are over."""
-    service = service_factory({"timing": {"presence_grace": 4.0, "reconnect_spread": 4.0}})
-    names = ["ann", "bob", "carol"]
-    members = {name: Wire.join(service, user=name) for name in names}
-    epoch = members["ann"].welcome["epoch"]
-    stopped = time.monotonic()
-    service.stop()
-    for member in members.values():
-        assert member.end().code == 1012
-        member.socket.close()
-    service.start()
-    with Wire.join(service, user="ann", after=0, epoch=epoch) as ann:
-        assert [each["user"] for each in ann.welcome["online"]] == names
-        with Wire.join(service, user="bob", after=0, epoch=epoch):
-            gone = ann.next("presence")  # nothing of bob before it
-            assert (gone["user"], gone["state"]) == ("carol", "offline")
-            assert 7.9 < time.monotonic() - stopped < 40
-    service.restart()
-    with Wire.join(service, user="dora", after=0, epoch=epoch) as dora:
-        assert "carol" not in [each["user"] for each in dora.welcome["online"]]
-    assert troubles(service) == []
-
-
-def test_a_word_that_is_too_old_or_garbage_is_of_no_consequence(
-    service_factory: ServiceFactory,
-) -> None:
-    service = service_factory({"timing": {"presence_grace": 0.1, "reconnect_spread": 0.1}})
-    farewell = service.root / "run" / "farewell"
-    with Wire.join(service, user="ann"):
-        service.stop()
-    assert farewell.stat().st_mode & 0o777 == 0o600
-    time.sleep(0.3)
-    service.start()
-    with Wire.join(service, user="bob") as bob:
-        assert [each["user"] for each in bob.welcome["online"]] == ["bob"]
-    service.stop()
-    farewell.write_bytes(b"garbage")
-    service.start()
-    assert not farewell.exists()
-    with Wire.join(service, user="carol") as carol:
-        assert [each["user"] for each in carol.welcome["online"]] == ["carol"]
 
 
 def test_a_drain_sends_members_away_at_the_pace_and_serves_them_until_then(

@@ -10,6 +10,7 @@ import base64
 import contextlib
 import json
 import os
+import secrets
 import socket
 import struct
 import time
@@ -279,6 +280,16 @@ class Wire:
         if not data:
             raise Ended(0, "end of stream")
         self._buffer += data
+
+
+def say(wire: Wire, *texts: str) -> list[Frame]:
+    """Send texts, one after the other; give the messages as the sender saw them."""
+    messages = []
+    for each in texts:
+        wire.send("send", id=secrets.token_hex(4), text=each)
+        messages.append(wire.until("message", text=each))
+        wire.until("ack")
+    return messages
 
 
 def eventually(condition: Callable[[], Any], what: str = "", deadline: float = DEADLINE) -> Any:
