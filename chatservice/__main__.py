@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _complain(status: int, error: object, report: Report) -> int:
     report.failed(str(error))
-    print(f"chatservice: {error}", file=sys.stderr)
+    # At once with its end: unbuffered, `print` writes that by itself, after a line of the log.
+    sys.stderr.write(f"chatservice: {error}\n")
     return status
 
 
