@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from opskit.failure import Misuse
+from opskit.session import Env, Json, print_json, session
 
 if TYPE_CHECKING:
     from opskit.environment import Environment
@@ -20,17 +21,12 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-Env = Annotated[str, typer.Argument(metavar="ENV", help="An environment of environments.yaml.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, with stable keys.")]
-
-
 def monitor(
     env: Env,
     stop: Annotated[bool, typer.Option("--stop", help="End what watches it.")] = False,
     as_json: Json = False,
 ) -> None:
     """Watch it, from here or its monitoring host: Prometheus and all; started or updated."""
-    from opskit.cli import print_json, session
     from opskit.observe import views
     from opskit.observe.local import site_of, watch
 
@@ -55,7 +51,6 @@ def monitor(
 
 def _monitor_there(environment: Environment, *, stop: bool, as_json: bool) -> None:
     """Do the same on the monitoring host."""
-    from opskit.cli import print_json, session
     from opskit.observe import views
     from opskit.observe.remote import remote_site, watch
 
@@ -78,7 +73,6 @@ def _monitor_there(environment: Environment, *, stop: bool, as_json: bool) -> No
 
 def alerts(env: Env, as_json: Json = False) -> None:
     """Show which alerts fire; exit status 1 when one does, or when nobody watches."""
-    from opskit.cli import print_json, session
     from opskit.observe import views
     from opskit.observe.firing import look
 
@@ -102,7 +96,6 @@ def probe(
     as_json: Json = False,
 ) -> None:
     """Run the smoke test once and export its result; exit status 1 when it fails."""
-    from opskit.cli import print_json, session
     from opskit.observe.local import probe_now
     from opskit.progress import Progress
 
@@ -129,7 +122,6 @@ def top(
     as_json: Json = False,
 ) -> None:
     """Show the workspaces that make the most of it."""
-    from opskit.cli import print_json, session
     from opskit.observe import views
     from opskit.observe.top import RANKS, look
 
@@ -150,7 +142,6 @@ def dashboard(
     since: Annotated[str, typer.Option(metavar="TIME", help="How far back: 15m, 3h, 7d.")] = "3h",
 ) -> None:
     """Draw the dashboards as one HTML page, for a person without Grafana; prints its path."""
-    from opskit.cli import session
     from opskit.durations import BadDuration, parse_duration
     from opskit.observe.page import draw
 

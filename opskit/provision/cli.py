@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from opskit.failure import Failure, Misuse
+from opskit.session import Env, Json, print_json, session
 
 
 def register(app: typer.Typer) -> None:
@@ -15,14 +16,13 @@ def register(app: typer.Typer) -> None:
 
 
 def provision(
-    env: Annotated[str, typer.Argument(metavar="ENV", help="An environment of environments.yaml.")],
+    env: Env,
     plan: Annotated[
         bool, typer.Option("--plan", help="Show what would be done; do nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with stable keys.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Make fresh Debian hosts ready to deploy to; changes only what is not so already."""
-    from opskit.cli import print_json, session
     from opskit.provision import run, views
 
     environment = session.environment(env)

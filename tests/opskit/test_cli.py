@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 
 from opskit import cli
 from opskit.cli import hoist
+from opskit.session import session
 from tests.service_process import REPOSITORY
 
 FILE = """\
@@ -69,8 +70,11 @@ def test_help_loads_nothing_heavy() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
     assert done.stdout.splitlines()[-1] == "[]"
-    for command in ("deploy", "rollback", "status", "deployments", "smoke", "tail", "token"):
-        assert f"\n  {command} " in done.stdout
+    assert re.findall(r"^  ([a-z]+)  ", done.stdout, re.MULTILINE) == [
+        "deploy", "rollback", "stop", "drain",
+        "status", "deployments", "check", "smoke", "tail", "exec", "render", "token",
+        "monitor", "alerts", "probe", "top", "dashboard", "provision",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -160,7 +164,7 @@ def test_a_bug_is_no_traceback_unless_asked_for(
     def broken(name: str) -> NoReturn:
         raise ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(cli.session, "fleet", broken)
+    monkeypatch.setattr(session, "fleet", broken)
     for arguments, traceback in ((["status", "dev"], False), (["--debug", "status", "dev"], True)):
         with pytest.raises(SystemExit) as end:
             cli.main(arguments)
@@ -237,18 +241,3 @@ def test_a_closed_pipe_is_no_trouble(here: Path) -> None:
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=30) in (0, 1)
-
-
-def test_under_nohup_a_hangup_undoes_nothing() -> None:
-    """It is ignored already; a termination is taken for Ctrl-C all the same."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM)}
-    try:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        cli._undo_on_signals()
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
