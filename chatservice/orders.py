@@ -1,4 +1,7 @@
-"""What the running process is asked on its control socket, beside ending: state and workspaces."""
+"""What the running process is asked on its control socket: state and workspaces.
+
+The orders that end its service are in `relief`.
+"""
 
 from __future__ import annotations
 

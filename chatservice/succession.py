@@ -1,7 +1,8 @@
 """Starting one's own successor: what `ctl reload` has the running process do.
 
 The successor is a child, so it is in the same cgroup and has the same rights, and it outlives its
-parent. It says how it went through a pipe (`Report`); what it logs goes where its parent's goes.
+parent. It says how it went through a pipe (`reporting.Report`); what it logs goes where its
+parent's goes.
 """
 
 from __future__ import annotations
@@ -16,9 +17,7 @@ from typing import Final
 
 import msgspec
 
-from chatservice.reporting import MAX_REPORT, VARIABLE, Outcome, Report
-
-__all__ = ["Outcome", "Report", "Successor"]
+from chatservice.reporting import MAX_REPORT, VARIABLE, Outcome
 
 INHERITED: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 """What systemd passed to the parent alone."""

@@ -276,8 +276,8 @@ DEATHS = {
     "before it lets go": "async def die(peer): os.kill(os.getpid(), 9)\ntakeover._let_go = die",
     "when it has let go": (
         "async def die(peer): os.kill(os.getpid(), 9)\n"
-        "import chatservice.process\n"
-        "chatservice.process.settled = die"
+        "import chatservice.relief\n"
+        "chatservice.relief.settled = die"
     ),
 }
 

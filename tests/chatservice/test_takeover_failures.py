@@ -112,7 +112,7 @@ def test_a_newcomer_that_dies_holding_the_listeners_leaves_the_old_one_serving(
         "chatservice.process.Process._serve = lambda self, claim: os._exit(9)",
         "def fail(self): raise OSError(28, 'No space left on device')\n"
         "takeover.Claim.confirm = fail",
-        "chatservice.process.BACKLOG = 'a bug'",
+        "chatservice.listening.BACKLOG = 'a bug'",
     ):
         before = times_relieved(serving)
         code, _ = end_of(newcomer(serving, program=launcher(tmp_path / "dying.py", patch)))
