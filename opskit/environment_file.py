@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
@@ -13,6 +14,7 @@ from pydantic_core import ErrorDetails
 from opskit import host_names
 from opskit.chat_settings import got, unknown_key
 from opskit.commands import ORDINARY
+from opskit.host_names import HIGHEST_PORT
 from opskit.monitoring_file import Monitoring
 from opskit.patience import MOST, Patience
 from opskit.problems import Problem
@@ -42,6 +44,12 @@ class Smoke(_Section):
 def _url(text: str) -> str:
     if not re.fullmatch(r"https?://[^/\s?#@]+/?", text):
         raise ValueError("expected http(s)://host[:port], without a path")
+    try:
+        port = urlsplit(text).port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise ValueError(f"expected http(s)://host[:port], the port from 1 to {HIGHEST_PORT}")
     return text.rstrip("/")
 
 
@@ -82,7 +90,10 @@ class Ssh(_Environment):
 
     target: Literal["ssh"]
     root: Annotated[str, AfterValidator(_remote_root)] = "/opt/chat"
-    hosts: list[Annotated[str, AfterValidator(host_names.checked)]] = []
+    hosts: Annotated[
+        list[Annotated[str, AfterValidator(host_names.checked)]],
+        AfterValidator(host_names.all_different),
+    ] = []
     user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]*$")] | None = None
     identity_file: Annotated[str, Field(min_length=1)] | None = None
     known_hosts: Annotated[str, Field(min_length=1)] | None = None

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Final
+
+HIGHEST_PORT: Final = 65_535
 
 
 def checked(text: str) -> str:
@@ -19,7 +22,25 @@ def checked(text: str) -> str:
     ipv6 = r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*:[0-9A-Fa-f.]*"
     if not re.fullmatch(rf"{user}({name}({port})?|{ipv6}|\[{ipv6}\]({port})?)", text):
         raise ValueError("expected a host as [user@]name[:port], or its address")
+    port = text.rpartition(":")[2] if text.count(":") == 1 or "]:" in text else "22"
+    if not 1 <= int(port) <= HIGHEST_PORT:
+        raise ValueError(f"expected [user@]name[:port], the port from 1 to {HIGHEST_PORT}")
     return text
+
+
+def all_different(hosts: list[str]) -> list[str]:
+    """Give the hosts back if none is there twice: a deployment would find it locked, by itself.
+
+    Raises:
+        ValueError: one is.
+    """
+    seen: set[str] = set()
+    for host in hosts:
+        machine = host.rpartition("@")[2].removesuffix(":22").strip("[]").lower()
+        if machine in seen:
+            raise ValueError(f"{host} is there twice: expected each host once")
+        seen.add(machine)
+    return hosts
 
 
 def name_of(text: str) -> str:

@@ -7,6 +7,7 @@ honoured. Nothing here knows what opskit does.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sys
@@ -36,10 +37,12 @@ _PERIOD: Final = 0.1
 
 
 class Terminal:
-    """Writes for a person to one stream."""
+    """Writes for a person to one stream; nowhere, where there is none (`>&-`)."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+    def __init__(self, stream: TextIO | None) -> None:
+        self.stream = stream if stream is not None else io.StringIO()
+        stream = self.stream
+        self._outlived = stream is sys.stderr
         self.tty = stream.isatty() and os.environ.get("TERM") != "dumb"
         self.colour = self.tty and not os.environ.get("NO_COLOR")
         encoding = (getattr(stream, "encoding", "") or "").lower().replace("-", "")
@@ -51,6 +54,14 @@ class Terminal:
     def width(self) -> int:
         """The columns of the terminal; 100 where there is none."""
         return shutil.get_terminal_size((100, 24)).columns if self.tty else 100
+
+    def outlive(self) -> None:
+        """From here on nothing fails because nobody reads any more what is written.
+
+        A terminal that was closed, `| less` that was left, a full disk behind `> file`: what is
+        under way, above all undoing, must not break off in the middle for that.
+        """
+        self._outlived = True
 
     def paint(self, style: str, text: str) -> str:
         """Give a text in a style, where there is colour."""
@@ -112,8 +123,13 @@ class Terminal:
             self._write("\r\x1b[2K")
 
     def _write(self, text: str) -> None:
-        self.stream.write(text)
-        self.stream.flush()
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except OSError:
+            if not self._outlived:
+                raise
+            _discard(self.stream)
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write a table; the last column may be as long as it likes."""
@@ -127,6 +143,15 @@ class Terminal:
             ]
             text = "  ".join(cells).rstrip()
             self.line("  " + (self.paint("dim", text) if number == 0 else text))
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what is written from here on, and what waits to be written, go nowhere.
+
+    Otherwise the interpreter tries once more at its end, and ends with a status of its own (120).
+    """
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def visible(text: str) -> str:

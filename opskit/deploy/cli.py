@@ -152,6 +152,7 @@ def _carry_out(
     from opskit.reports import Steps, act_report
 
     _undo_on_signals()
+    ui.terminal.outlive()
     steps = Steps()
     if as_json:
         operation = prepare(steps, None)

@@ -337,6 +337,36 @@ def test_slow_hosts_are_given_more_time(file: Path) -> None:
     assert environment.patience == Patience(connect=2.5, command=120.0)
 
 
+@pytest.mark.parametrize("again", ["chat1.example.net", "ops@chat1.example.net:22"])
+def test_a_host_that_is_listed_twice_is_refused(file: Path, again: str) -> None:
+    """A deployment would find it locked, by itself."""
+    found = complaint(file, PROD.replace("chat1.example.net]", f"chat1.example.net, '{again}']"))
+    assert found == (
+        f"environments.yaml:4: environments.prod.hosts: {again} is there twice: expected each host "
+        "once, got a list"
+    )
+
+
+@pytest.mark.parametrize("host", ["chat1:0", "chat1:65536", "[fd00::2]:99999"])
+def test_a_port_of_ssh_that_there_cannot_be_is_refused(file: Path, host: str) -> None:
+    """It was taken, and what came of it was no name of a host."""
+    found = complaint(file, PROD.replace("chat1.example.net]", f"'{host}']"))
+    assert found == (
+        "environments.yaml:4: environments.prod.hosts[0]: expected [user@]name[:port], the port "
+        f"from 1 to 65535, got '{host}'"
+    )
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "http"])
+def test_a_port_of_the_address_that_there_cannot_be_is_refused(file: Path, port: str) -> None:
+    """It was taken, and every command that looks at the address was an internal error."""
+    address = f"https://chat.example.net:{port}"
+    assert complaint(file, PROD.replace("https://chat.example.net", address)) == (
+        "environments.yaml:5: environments.prod.url: expected http(s)://host[:port], the port from "
+        f"1 to 65535, got '{address}'"
+    )
+
+
 def test_a_host_that_ssh_would_take_for_an_option_is_refused(file: Path) -> None:
     found = complaint(file, PROD.replace("chat1.example.net", "good, -oProxyCommand=evil"))
     assert found == (

@@ -195,6 +195,49 @@ def test_an_interrupted_deploy_is_undone(v1: Site, number: signal.Signals) -> No
     assert v1.leftovers() == []
 
 
+def test_a_deploy_whose_terminal_was_closed_is_undone(v1: Site) -> None:
+    """What undoing says can be written nowhere, which broke it off: an unproven release served."""
+    v1.edit("__main__.py", "    import uvloop\n", "    import time\n\n    time.sleep(3600)\n")
+    before = v1.pid
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(v1.directory)
+        os.execve(sys.executable, [sys.executable, "-m", "opskit", "deploy", "dev"], v1.environ)
+    deadline = time.monotonic() + 60
+    while len(v1.facts.processes) < 2:
+        assert time.monotonic() < deadline
+        while select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert [one.pid for one in v1.facts.processes] == [before]
+    assert v1.record.deployments[-1].result is Outcome.UNDONE
+    assert v1.record.deployments[-1].reason == "switch: interrupted"
+    assert v1.leftovers() == []
+
+
+def test_a_deploy_goes_on_when_nobody_reads_any_more_what_it_says(site: Site) -> None:
+    """`opskit deploy dev | head`, or a pager that was left: it counts, and its status says so."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "opskit", "deploy", "dev"],
+        cwd=site.directory,
+        env=site.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("Deploying dev")
+    process.stdout.close()
+    assert process.wait(timeout=60) == 0
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert site.record.deployments[-1].result is Outcome.GOOD
+    assert site.facts.serving is not None
+    assert site.facts.serving.release == 1
+
+
 def test_on_a_terminal(v1: Site) -> None:
     """Colour and a running clock on a terminal, gone from the finished text; none with NO_COLOR."""
     shown = on_terminal(v1, "deploy", "dev")

@@ -76,6 +76,24 @@ def test_a_real_environment_is_made_with_pip_and_made_anew_over_an_old_one(
     assert subprocess.run(pip, capture_output=True, check=False).returncode == 0
 
 
+def test_what_lies_behind_a_link_is_not_emptied(tools: Path) -> None:
+    """`python -m venv --clear` follows the link: another checkout's environment was gone."""
+    python(tools)
+    other = tools.parent / "other"
+    other.mkdir()
+    (other / "theirs").touch()
+    link = tools.parent / "venv"
+    link.symlink_to(other)
+    done = make_venv(tools)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"make-venv: {link} is a link to {other}, which would be emptied. Remove the link,\n"
+        f"make-venv: then make again: rm {link}\n"
+    )
+    assert link.is_symlink()
+    assert (other / "theirs").exists()
+
+
 def test_no_python_is_told_with_what_to_do(tools: Path) -> None:
     done = make_venv(tools, "python-of-nowhere")
     assert done.returncode == 1

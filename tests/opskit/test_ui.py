@@ -76,6 +76,13 @@ def test_marks_are_words_where_signs_cannot_be_shown() -> None:
     assert Terminal(ascii_stream).mark("failed") == "FAILED"
 
 
+def test_without_standard_output_nothing_is_written() -> None:
+    """`opskit ... >&-`: there is no stream, and that was an internal error."""
+    terminal = Terminal(None)
+    terminal.line("lost")
+    assert not terminal.tty
+
+
 def test_a_table_is_aligned_by_what_is_seen() -> None:
     """Colours take no room."""
     stream = Tty()
