@@ -58,11 +58,14 @@ def test_an_exporter_that_is_stopped_leaves_no_probe_behind(
         environ={"PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     exporter.start(DEADLINE)
-    until(pids.exists, "probing")
-    under_way = [int(word) for word in pids.read_text().split()]
-    # Between its exec and its first instruction a process has no command line yet.
-    until(lambda: all(command_line(pid) for pid in under_way), "run by both")
-    assert exporter.stop()
-    assert [command_line(pid) for pid in under_way] == [None, None]
-    assert exporter.pid is None
-    assert not exporter.stop()
+    try:
+        until(pids.exists, "probing")
+        under_way = [int(word) for word in pids.read_text().split()]
+        # Between its exec and its first instruction a process has no command line yet.
+        until(lambda: all(command_line(pid) for pid in under_way), "run by both")
+        assert exporter.stop()
+        assert [command_line(pid) for pid in under_way] == [None, None]
+        assert exporter.pid is None
+        assert not exporter.stop()
+    finally:
+        exporter.stop()
