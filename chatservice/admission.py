@@ -195,7 +195,10 @@ class Admission:
     def _readiness(self) -> Response:
         reason = "draining" if self.draining else self._health.reason
         ready = not reason
-        body = {"ready": ready} if ready else {"ready": ready, "reason": reason}
+        body: dict[str, Any] = {"ready": ready}
+        if not ready:
+            kind = "draining" if self.draining else self._health.kind
+            body |= {"reason": reason, "kind": kind}
         return json_response(body, status=200 if ready else 503)
 
     # --- with a token --------------------------------------------------------------------
@@ -284,7 +287,7 @@ class Admission:
         if upgrade.status_code != 101:
             why = bytes(upgrade.body).decode().partition("\n")[0]
             raise RequestError(upgrade.status_code, why)
-        if self._health.reason and not self._rooms.get(route.workspace):
+        if not self._health.readable and not self._rooms.get(route.workspace):
             raise RequestError(503, "the store does not answer", RETRY_SECONDS)
         refusal = self.counts.admit(identity.user, route.workspace)
         if refusal is not None:

@@ -28,12 +28,20 @@ class StoreHealth:
         self._task: asyncio.Task[None] | None = None
         self.ok = False
         self.reason = "the store is not started yet"
+        self.kind: StoreErrorKind | None = None
+        """What kind of failure that is, where it is one."""
+
+    @property
+    def readable(self) -> bool:
+        """Whether what is stored can be read: a full disk alone keeps nobody from that."""
+        return self._started and self.kind in (None, StoreErrorKind.FULL)
 
     async def start(self) -> None:
         """Start the store and begin to watch it.
 
         Raises:
-            StoreError: it does not start yet. It is watched all the same, and starts later.
+            StoreError: it does not start yet, or takes no writes. It is watched all the same, and
+                tried again.
         """
         try:
             await self._probe()
@@ -95,4 +103,5 @@ class StoreHealth:
                 log.error("the store refuses; sends are refused", kind=error.kind, reason=reason)
         self.ok = ok
         self.reason = reason
+        self.kind = error.kind if error is not None else None
         self._metrics.store_up.set(1 if ok else 0)

@@ -167,10 +167,12 @@ class Process:
         try:
             await self._server.start()
         except StoreError as error:
-            if take_over or error.kind is StoreErrorKind.SCHEMA:
+            readable = self._server.health.readable
+            if error.kind is StoreErrorKind.SCHEMA or (take_over and not readable):
                 await self._server.close()
                 raise StartError(str(error)) from None
-            log.error("starting without the store; it is tried again", reason=str(error))
+            how = "to read only" if readable else "without the store"
+            log.error(f"starting {how}; it is tried again", reason=str(error))
         found = kept()
         self._recovery = recovery = Recovery(self._settings, self._notifier.address)
         claimed: Claim | None = None

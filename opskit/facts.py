@@ -62,6 +62,7 @@ class Serving:
         host, port: where it answers.
         unready: why it is not ready; empty when it is.
         metrics: whether its metrics can be read.
+        full: whether it is not ready only because its store has no room: what is there is read.
     """
 
     release: int
@@ -71,6 +72,7 @@ class Serving:
     port: int
     unready: str
     metrics: bool
+    full: bool = False
 
 
 @dataclass(frozen=True)
@@ -228,6 +230,7 @@ def _serving(answers: Sequence[Mapping[str, Any]], processes: Sequence[Process])
             port=answer["port"],
             unready=_unready(answer["ready"]),
             metrics=answer["metrics"] == 200,
+            full=_full(answer["ready"]),
         )
     return next((found[one.pid] for one in reversed(processes) if one.pid in found), None)
 
@@ -239,6 +242,16 @@ def _unready(ready: Mapping[str, Any] | None) -> str:
     if ready["status"] == 200:
         return ""
     return reason(ready["body"]) or f"HTTP {ready['status']} on /readyz"
+
+
+def _full(ready: Mapping[str, Any] | None) -> bool:
+    """Say whether the service is not ready for want of room alone; older releases do not tell."""
+    if ready is None or ready["status"] == 200:
+        return False
+    try:
+        return bool(json.loads(ready["body"])["kind"] == "full")
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def reason(body: str) -> str:

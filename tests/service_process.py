@@ -161,16 +161,20 @@ class ServiceProcess:
         if ready:
             self.wait_ready()
 
-    def take_over(self) -> None:
+    def take_over(self, *, ready: bool = True) -> None:
         """Let a new process take over from the running one, and wait until it serves alone.
 
         Raises:
-            ServiceFailed: the new one ended or was not ready in time, or the old one stayed.
+            ServiceFailed: the new one ended or was not ready in time (or did not answer, where
+                it need not be `ready`), or the old one stayed.
         """
         old = self._running()
         self._retired.append(old)
         self.process = self._launch("--take-over")
-        self.wait_ready()
+        if ready:
+            self.wait_ready()
+        else:
+            self.wait_answering()
         self._wait_ended(old, STOP_DEADLINE)
 
     def stop(self) -> int:

@@ -12,6 +12,8 @@ from typing import Literal, NoReturn
 
 import pytest
 
+_BLOCK = 4096
+
 
 @contextmanager
 def mounted(
@@ -36,7 +38,7 @@ def mounted(
         make = shutil.which("mkfs.ext4", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
         if make is None:
             _not_tested("there is no mkfs.ext4 (apt-get install e2fsprogs)")
-        _run([make, "-q", "-F", "-m", "0", "-O", "^has_journal", str(image)])
+        _run([make, "-q", "-F", "-m", "0", "-b", "4096", "-O", "^has_journal", str(image)])
         argv = ["mount", "-o", "loop", str(image), str(place)]
     _run(argv)
     try:
@@ -55,3 +57,19 @@ def _not_tested(why: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(why)
     pytest.skip(f"NOT TESTED: {why}")
+
+
+def fill(disk: Path) -> Path:
+    """Leave no byte free there, also after something was removed; give the file to remove."""
+    filler = disk / "filler"
+    with filler.open("ab") as file:
+        size, step = filler.stat().st_size, 1 << 30
+        while step >= _BLOCK:
+            try:
+                os.posix_fallocate(file.fileno(), size, step)
+                size += step
+            except OSError:
+                step //= 2
+        os.ftruncate(file.fileno(), size)
+    assert os.statvfs(disk).f_bavail == 0
+    return filler

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple
 
 from chatservice.store import SchemaVersion, StoreError, StoreErrorKind
 from chatservice.store.sqlite_errors import store_error
-from chatservice.store.sqlite_file import connect, create_file, write_ahead_log_size
+from chatservice.store.sqlite_file import connect, create_file, size_of, write_ahead_log_size
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations" / "sqlite"
 
@@ -182,10 +182,18 @@ def _apply(connection: sqlite3.Connection, step: Migration, path: Path) -> None:
         connection.execute("COMMIT")
     except sqlite3.Error as error:
         explained = store_error(error, path)
-        raise StoreError(explained.kind, f"migration {step.name}: {explained}") from error
+        what = f"migration {step.name}: {explained}"
+        if explained.kind is StoreErrorKind.FULL:
+            what += f"; {_most_room(path) / 1e6:.0f} MB there are enough for it"
+        raise StoreError(explained.kind, what) from error
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
+
+
+def _most_room(path: Path) -> int:
+    """Give the bytes that a migration takes at most: every page anew, in the log and after it."""
+    return 2 * size_of(path) + 2_000_000
 
 
 def _version(connection: sqlite3.Connection, path: Path) -> int:

@@ -26,8 +26,8 @@ from chatservice.store.sqlite_file import (
     checkpoint,
     connect_to_write,
     file_id,
-    free_bytes,
 )
+from chatservice.store.sqlite_room import free_bytes, keep_spare
 
 _log = logging.getLogger(__name__)
 
@@ -148,6 +148,8 @@ class Database:
     def require_space(self) -> None:
         """After the disk was full, make sure that there is room for more than a heartbeat.
 
+        Where there is plenty, some is set apart for the day on which there is none.
+
         Raises:
             StoreError: `FULL`.
         """
@@ -156,6 +158,7 @@ class Database:
                 why = f"less than {_SOME_SPACE // 1024} KiB are free"
                 raise explain(StoreErrorKind.FULL, why, self.path)
             self.short_of_space = False
+        keep_spare(self.path)
 
     def require_in_place(self, session: Session) -> None:
         """Make sure that what was just committed went into the file of that name.

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from chatservice.store import StoreError, StoreErrorKind
-from chatservice.store.sqlite_file import free_bytes
+from chatservice.store.sqlite_room import SLICE, free_bytes
 
 _KINDS = {
     sqlite3.SQLITE_FULL: StoreErrorKind.FULL,
@@ -52,7 +52,7 @@ def store_error(error: BaseException, path: Path) -> StoreError:
     """Explain any exception raised while working on the database `path`."""
     if isinstance(error, StoreError):
         return StoreError(error.kind, str(error))
-    return explain(_kind(error, path), _detail(error), path)
+    return explain(kind_of(error, path), _detail(error), path)
 
 
 def explain(kind: StoreErrorKind, detail: str, path: Path) -> StoreError:
@@ -61,13 +61,16 @@ def explain(kind: StoreErrorKind, detail: str, path: Path) -> StoreError:
     return StoreError(kind, f"{path}: {_WHAT[kind]} ({detail}): {what_to_do}")
 
 
-def _kind(error: BaseException, path: Path) -> StoreErrorKind:
+def kind_of(error: BaseException, path: Path) -> StoreErrorKind:
+    """Tell what kind of failure an exception is that was raised at work on the database `path`."""
     if isinstance(error, sqlite3.Error):
         # Absent where the module itself objects, and not the library.
         code = getattr(error, "sqlite_errorcode", None)
         kind = _KINDS.get(code & 0xFF) if code is not None else None
-        if kind is StoreErrorKind.IO and _no_space(path):
-            return StoreErrorKind.FULL  # growing the -shm file says IOERR, not FULL
+        # Where the index of the log finds too little room SQLite says IOERR, not FULL.
+        needed = SLICE if code == sqlite3.SQLITE_IOERR_SHMSIZE else 1
+        if kind is StoreErrorKind.IO and _less_is_free(needed, path):
+            return StoreErrorKind.FULL
         return kind or StoreErrorKind.INTERNAL
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -84,8 +87,8 @@ def _detail(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _no_space(path: Path) -> bool:
+def _less_is_free(needed: int, path: Path) -> bool:
     try:
-        return free_bytes(path) == 0
+        return free_bytes(path) < needed
     except OSError:
         return False

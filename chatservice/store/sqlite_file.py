@@ -13,6 +13,10 @@ import time
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from chatservice.store import StoreErrorKind
+from chatservice.store.sqlite_errors import kind_of
+from chatservice.store.sqlite_room import give_back, sidecar
+
 LOG: Final = "-wal"
 LOG_INDEX: Final = "-shm"
 
@@ -32,11 +36,6 @@ class FileId(NamedTuple):
 
     device: int
     inode: int
-
-
-def sidecar(path: Path, suffix: str) -> Path:
-    """Name the file that SQLite keeps beside the database."""
-    return path.with_name(path.name + suffix)
 
 
 def file_id(path: Path) -> FileId | None:
@@ -61,12 +60,6 @@ def size_of(path: Path) -> int:
         return 0
 
 
-def free_bytes(path: Path) -> int:
-    """Give the bytes that are free for files in the directory of `path`."""
-    disk = os.statvfs(path.parent)
-    return disk.f_bavail * disk.f_frsize
-
-
 def create_file(path: Path) -> None:
     """Create an empty database that only its owner may read, unless there is one.
 
@@ -83,7 +76,18 @@ def connect(path: Path, *, mode: str, busy_timeout: float) -> sqlite3.Connection
         path: the database.
         mode: `rw` or `ro` (see https://www.sqlite.org/uri.html); never creates a file.
         busy_timeout: how long to wait for another process's lock, in seconds.
+
+    Where the disk is full, room is made for it of the spare (see `sqlite_room`).
     """
+    while True:
+        try:
+            return _connect(path, mode=mode, busy_timeout=busy_timeout)
+        except sqlite3.Error as error:
+            if kind_of(error, path) is not StoreErrorKind.FULL or not give_back(path):
+                raise
+
+
+def _connect(path: Path, *, mode: str, busy_timeout: float) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode={mode}",
         uri=True,

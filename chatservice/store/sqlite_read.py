@@ -25,7 +25,8 @@ from chatservice.store import (
 )
 from chatservice.store.sqlite_database import Session, stale
 from chatservice.store.sqlite_errors import explain
-from chatservice.store.sqlite_file import LOG, LOG_INDEX, sidecar, size_of
+from chatservice.store.sqlite_file import LOG, LOG_INDEX, size_of
+from chatservice.store.sqlite_room import sidecar
 
 FIND_WORKSPACE: Final = "SELECT id, epoch, seq, pruned FROM workspaces WHERE name = ?"
 

@@ -185,6 +185,14 @@ class Act:
         return all(part.unchanged for part in self.parts)
 
     @property
+    def takes_a_full_disk(self) -> bool:
+        """Whether a release counts as serving that reads and has no room to write.
+
+        For a rollback it does: no release could do more there, and members stay connected.
+        """
+        return self.action is Action.ROLLBACK
+
+    @property
     def changed_secrets(self) -> tuple[str, ...]:
         """The secrets that differ, or differed, on any node."""
         return tuple(sorted({name for part in self.parts for name in part.changed_secrets}))

@@ -42,7 +42,8 @@ class Health(Step):
             )
         if facts.current != part.number:
             raise Failure(f"current does not point at {part.name}")
-        if serving.unready:
+        full = serving.full and part.act.takes_a_full_disk
+        if serving.unready and not full:
             raise Failure(f"{part.name} is not ready: {serving.unready}")
         if part.manifest and serving.commit not in ("", part.manifest.commit):
             raise Failure(f"{part.name} says it is commit {serving.commit}")
@@ -54,7 +55,8 @@ class Health(Step):
             raise Failure(f"{part.name} does not answer on its control socket")
         if part.switched:
             part.connections = how_it_went(status)
-        said = f"ready, {status.get('connections', 0)} connections"
+        said = "reads only: its disk is full" if full else "ready"
+        said += f", {status.get('connections', 0)} connections"
         if part.connections and part.connections.how == "handover":
             pause = f" in {part.connections.pause_ms:.0f} ms" if part.connections.pause_ms else ""
             said += f" ({part.connections.moved} moved{pause})"

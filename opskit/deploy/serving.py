@@ -20,7 +20,7 @@ _COMPLAINT = "chatservice: "
 
 @dataclass(frozen=True)
 class Waited:
-    """What became of waiting for a release. `state`: serving, unready, silent or exited."""
+    """What became of waiting for a release. `state`: serving, full, unready, silent or exited."""
 
     state: str
     reason: str
@@ -47,7 +47,10 @@ def start(part: Part, number: int, *, take_over: bool = True) -> Started:
 
 
 def wait(part: Part, number: int, pid: int, *, seconds: float | None = None) -> Waited:
-    """Wait until a release (this process of it) serves and is ready, or has ended."""
+    """Wait until a release (this process of it) serves, or has ended.
+
+    It serves when it is ready; one whose store has no room is not waited for either.
+    """
     command = service.wait(
         part.target.layout,
         number,
@@ -66,7 +69,8 @@ def serve(part: Part, number: int) -> Waited:
     conversation) is stopped in order, and the release started cold: its members reconnect.
 
     Raises:
-        Failure: it ended, or was not ready in time; its last log lines come with it.
+        Failure: it ended, or was not ready in time, or has no room to write where that does not
+            do; its last log lines come with it.
     """
     name = release_name(number)
     started = start(part, number)
@@ -79,12 +83,12 @@ def serve(part: Part, number: int) -> Waited:
         end(part, [one.pid for one in part.target.survey().processes])
         started = start(part, number, take_over=False)
         waited = _wait_for(part, number, started)
-    if waited.state == "serving":
+    if waited.state == "serving" or (waited.state == "full" and part.act.takes_a_full_disk):
         return waited
     lines = log_lines(part, number, started.mark) or [started.failed]
     if waited.state == "exited":
         why = f"{name} ended while it was starting{_last_words(lines)}"
-    elif waited.state == "unready":
+    elif waited.state in ("unready", "full"):
         why = f"{name} serves but is not ready: {waited.reason}"
     else:
         seconds = part.act.timing.start
@@ -192,7 +196,7 @@ def _verified(part: Part, number: int, started: Started, done: str) -> str:
     waited = wait(part, number, pid, seconds=min(part.act.timing.start, 15.0))
     if waited.state == "serving":
         return done
-    if waited.state == "unready":
+    if waited.state in ("unready", "full"):
         return f"{done}, but it is not ready: {waited.reason}"
     ended = "it ended" if waited.state == "exited" else waited.reason
     raise Failure(f"{release_name(number)} does not serve: {ended}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from opskit.deploy.act import Part
 from opskit.deploy.serving import log_lines, wait
 from opskit.deploy.step import Order, Step
+from opskit.facts import Facts
 from opskit.failure import Failure
 
 
@@ -21,12 +24,22 @@ class SmokeTest(Step):
         return f"run the smoke test with {environment.smoke.users} users against {where}"
 
     def skip(self, part: Part) -> str:
-        """A person may do without."""
-        return "" if part.act.smoke_gates else "--no-smoke"
+        """A person may do without; and nobody can send anything to a store without room."""
+        if not part.act.smoke_gates:
+            return "--no-smoke"
+        full = [one for one in part.act.parts if one.after and _is_full(one, one.after)]
+        if full:
+            part.act.warnings.append(_unproven(full))
+            return "its disk is full"
+        return ""
 
     def apply(self, part: Part) -> str:
         """Run it."""
         part.act.report = report = part.act.smoke(part.act)
+        if not report.ok and (full := [one for one in part.act.parts if _is_full(one)]):
+            part.act.report = None  # it says nothing of the release
+            part.act.warnings.append(_unproven(full))
+            return "given up: its disk is full"
         if not report.ok:
             names = ", ".join(one.name for one in report.failures) or "no check passed"
             force = f"opskit rollback {part.name} --env {part.target.environment.name} --no-smoke"
@@ -40,6 +53,25 @@ class SmokeTest(Step):
             )
         part.act.each(_still_serves)
         return f"{report.passed} checks passed in {report.seconds:.1f} s"
+
+
+def _is_full(part: Part, facts: Facts | None = None) -> bool:
+    """Say whether a release that may do so serves without room to write."""
+    if not part.act.takes_a_full_disk:
+        return False
+    serving = (facts or part.target.survey()).serving
+    return serving is not None and serving.full
+
+
+def _unproven(full: Sequence[Part]) -> str:
+    """Say that the release was not tested, and what a person does."""
+    where = ", ".join(part.target.name for part in full)
+    act = full[0].act
+    return (
+        f"{act.name} is not proven: {where} has no room for the store: members stay connected and "
+        f"read, and nobody can send. Make room; it then recovers by itself, and is tested with: "
+        f"opskit smoke {act.environment.name}"
+    )
 
 
 def _complaints(part: Part) -> list[str]:

@@ -115,7 +115,25 @@ async def test_a_store_that_falls_ill_is_noticed_and_so_is_its_recovery(
     assert (health.reason, up(metrics)) == ("no space is left", 0)
     store.ill = None
     await until(lambda: health.ok)
-    assert (health.reason, up(metrics)) == ("", 1)
+    assert (health.reason, health.kind, up(metrics)) == ("", None, 1)
+
+
+async def test_a_full_disk_keeps_nobody_from_reading_once_the_store_is_open(
+    health: StoreHealth, store: Patient
+) -> None:
+    assert not health.readable
+    store.ill = FULL
+    with pytest.raises(StoreError):
+        await health.start()
+    assert (health.readable, health.kind) == (False, StoreErrorKind.FULL)
+    store.ill = None
+    await until(lambda: health.ok)
+    assert (health.readable, health.kind) == (True, None)
+    health.failed(FULL)
+    assert (health.readable, health.ok) == (True, False)
+    store.ill = StoreError(StoreErrorKind.LOCKED, "busy")
+    await until(lambda: health.reason == "busy")
+    assert (health.readable, health.kind) == (False, StoreErrorKind.LOCKED)
 
 
 async def test_a_failed_call_counts_at_once(

@@ -87,6 +87,28 @@ def test_a_survey_is_read() -> None:
     assert facts.bindable == {8765: "Address already in use", 8766: ""}
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "full"),
+    [
+        (503, '{"ready": false, "reason": "no space", "kind": "full"}', True),
+        (503, '{"ready": false, "reason": "held", "kind": "locked"}', False),
+        (503, '{"ready": false, "reason": "as older releases say it"}', False),
+        (503, "[]", False),
+        (502, "bad gateway", False),
+        (200, '{"ready": true}', False),
+    ],
+)
+def test_a_store_without_room_is_told_from_other_troubles(
+    status: int, body: str, full: bool
+) -> None:
+    [one] = SEEN["answers"]
+    serving = parse_survey(
+        survey(answers=[one | {"ready": {"status": status, "body": body}}])
+    ).serving
+    assert serving is not None
+    assert serving.full is full
+
+
 def answer(release: str, pid: int) -> dict[str, Any]:
     body = json.dumps({"release": release, "pid": pid})
     version = {"status": 200, "body": body}

@@ -5,6 +5,7 @@ changes nothing. Where to ask stands in the release's own settings. It prints `{
 "seconds": ..., "reason": ..., "pid": ...}`; the state is one of
 
     serving   it answers and is ready
+    full      it answers, and its store has no room: it reads, and takes no writes
     unready   it answers and is not ready
     silent    another release answers, or nobody does
     exited    its process ended
@@ -88,8 +89,17 @@ def look(host: str, port: int, release: str, pid: int) -> tuple[str, str, int]:
     if ready is None:
         return "unready", "nothing answers on /readyz", served_by
     if ready[0] != 200:
-        return "unready", f"HTTP {ready[0]}: {ready[1].strip()[:200]}", served_by
+        state = "full" if kind_of(ready[1]) == "full" else "unready"
+        return state, f"HTTP {ready[0]}: {ready[1].strip()[:200]}", served_by
     return "serving", "", served_by
+
+
+def kind_of(body: str) -> object:
+    """Give what kind of trouble keeps the service from being ready; None where it does not say."""
+    try:
+        return json.loads(body)["kind"]
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def main(directory: str, pid: int, seconds: float) -> None:
@@ -103,7 +113,7 @@ def main(directory: str, pid: int, seconds: float) -> None:
         if state == "silent" and not running:
             state = "exited"
         elapsed = time.monotonic() - started
-        if state in ("serving", "exited") or elapsed > seconds:
+        if state in ("serving", "full", "exited") or elapsed > seconds:
             break
         time.sleep(POLL)
     json.dump({"state": state, "seconds": elapsed, "reason": reason, "pid": served_by}, sys.stdout)
