@@ -75,7 +75,7 @@ class NodeStatus:
                 f"the next deploy, rollback or stop mends that; for example: opskit deploy {name}",
             )
         if facts.current is None and serving is None:
-            return "nothing is deployed", f"opskit deploy {name}"
+            return "nothing is deployed", f"opskit {'deploy' if facts.unit else 'provision'} {name}"
         if serving is None:
             last = self.record.last
             if last is not None and last.action == "stop":
@@ -89,6 +89,9 @@ class NodeStatus:
             )
         if serving.unready:
             return f"not ready: {serving.unready}", f"opskit tail {name} --level warning"
+        if not facts.unit:
+            unit = self.target.supervisor.unit
+            return f"{unit} is not there: nothing starts it at boot", f"opskit provision {name}"
         if facts.proxy not in (None, "active"):
             return f"the proxy is {facts.proxy or 'not there'}", f"opskit provision {name}"
         return "", ""

@@ -41,6 +41,11 @@ for thing in "$@"; do
         "$(systemctl is-active "$name" 2>/dev/null)" \
         "$(systemctl show --property=NeedDaemonReload --value "$name" 2>/dev/null)"
       ;;
+    runs)
+      for file in $(grep -lsE "^ExecStart=.* $name/run\.py serve" /etc/systemd/system/*.service); do
+        say runs "$name" "${file##*/}"
+      done
+      ;;
   esac
 done
 """

@@ -37,6 +37,7 @@ def look(environment: Environment) -> Command:
             *(f"file:{path}" for path in (unit_path(environment), CADDYFILE, _site(environment))),
             f"shipped:{CADDYFILE}",
             *(f"unit:{name}" for name in (environment.unit, CADDY_UNIT)),
+            f"runs:{environment.layout.current}",
         ]
     )
 
@@ -53,6 +54,7 @@ def changes(environment: Environment, host: str, seen: Seen) -> list[Change]:
         Failure: something is in the way that only a person can decide about.
     """
     require_debian(host, seen)
+    require_own_root(environment, host, seen)
     return [change for step in STEPS for change in step(environment, host, seen)]
 
 
@@ -68,6 +70,31 @@ def require_debian(host: str, seen: Seen) -> None:
             hint="install Debian 12 or newer there, or set the host up yourself: "
             "docs/hosts.md says what it needs",
         )
+
+
+def require_own_root(environment: Environment, host: str, seen: Seen) -> None:
+    """Check that no other environment's service lives in the same root on a host.
+
+    Both would be started at boot, each with the other's connections, messages and releases. An
+    environment that was given another name finds its former unit like that.
+
+    Raises:
+        Failure: one does.
+    """
+    others = [name for name in seen.runs.get(str(environment.layout.current), ())
+              if name != environment.unit]  # fmt: skip
+    if not others:
+        return
+    other = others[0].removesuffix(".service")
+    name, where = environment.name, environment.where("root")
+    remove = f"systemctl disable --now {other}.service; rm {UNITS}/{other}.service"
+    raise Failure(
+        f"{host}: {environment.root} is where {other}.service runs, of an environment "
+        f"{other.removeprefix('chat-')}; two cannot share it",
+        hint=f"if that is the former name of {name} (members reconnect): opskit exec {name} -- "
+        f"sh -c '{remove} {SITES}/{other}.caddy', then opskit provision {name}, opskit deploy "
+        f"{name}; if not, give {name} another `root` at {where}, and ports of its own",
+    )
 
 
 # --- steps ------------------------------------------------------------------------------------

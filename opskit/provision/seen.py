@@ -41,6 +41,7 @@ class Seen:
         places: what lies at each path that exists.
         shipped: the MD5 that dpkg has of a file of /etc as its package brought it.
         units: each unit.
+        runs: the services whose unit starts what lies at a path; for the paths asked for.
     """
 
     system: str
@@ -50,6 +51,7 @@ class Seen:
     places: Mapping[str, Place]
     shipped: Mapping[str, str]
     units: Mapping[str, Unit]
+    runs: Mapping[str, Sequence[str]]
 
     def text(self, path: str) -> str | None:
         """Give what a file holds; None where there is none."""
@@ -82,6 +84,7 @@ def parse_look(text: str) -> Seen:
     places: dict[str, Place] = {}
     shipped: dict[str, str] = {}
     units: dict[str, Unit] = {}
+    runs: dict[str, list[str]] = {}
     for line in text.splitlines():
         match line.split("\t"):
             case ["os", *words]:
@@ -108,7 +111,9 @@ def parse_look(text: str) -> Seen:
                     active in ("active", "reloading", "activating"),
                     stale == "yes",
                 )
-    return Seen(system, packages, candidates, users, places, shipped, units)
+            case ["runs", path, name]:
+                runs.setdefault(path, []).append(name)
+    return Seen(system, packages, candidates, users, places, shipped, units, runs)
 
 
 def _add_place(places: dict[str, Place], name: str, found: str, content: str | None) -> None:

@@ -246,6 +246,16 @@ def test_trouble_comes_with_the_next_command(
     assert f"next: .venv/bin/opskit {command}" in stream.getvalue()
 
 
+def test_a_service_without_its_unit_is_sent_to_provisioning(make: Callable[..., Status]) -> None:
+    """It serves, and would not after a reboot; on a fresh host a deploy would only be refused."""
+    status = make(facts=replace(FINE, unit=False))
+    assert status.ok
+    assert status.trouble[0].endswith("is not there: nothing starts it at boot")
+    assert status.trouble[1] == "opskit provision dev"
+    fresh = make(facts=replace(FINE, unit=False, current=None, serving=None))
+    assert fresh.trouble == ("nothing is deployed", "opskit provision dev")
+
+
 def test_who_is_busy_is_shown(make: Callable[..., Status], plain: tuple[Ui, io.StringIO]) -> None:
     """While somebody deploys, status says who, since when and for what; it is no trouble."""
     ui, stream = plain

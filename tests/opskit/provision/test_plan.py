@@ -65,6 +65,7 @@ def ready(environment: Environment, *, caddy: str = "2.6.2-5") -> Seen:
             environment.unit: Unit(enabled=True, active=True, stale=False),
             "caddy.service": Unit(enabled=True, active=True, stale=False),
         },
+        runs={"/opt/chat/current": [environment.unit]},
     )
 
 
@@ -109,6 +110,27 @@ def test_looking_changes_nothing(tmp_path: Path) -> None:
 def test_another_system_than_debian_is_refused(tmp_path: Path, system: str) -> None:
     with pytest.raises(Failure, match="provisioning needs Debian"):
         plan.changes(shop(tmp_path), "192.0.2.7", parse_look(system))
+
+
+def test_a_root_in_which_another_environments_service_runs_is_refused(tmp_path: Path) -> None:
+    """As after a new name for an environment: two units fought for one root, from boot to boot."""
+    environment = shop(tmp_path)
+    seen = changed(
+        ready(environment),
+        runs={"/opt/chat/current": ["chat-old.service", "chat-shop.service"]},
+    )
+    with pytest.raises(Failure) as caught:
+        plan.changes(environment, "192.0.2.7", seen)
+    assert str(caught.value) == (
+        "192.0.2.7: /opt/chat is where chat-old.service runs, of an environment old; two cannot "
+        "share it"
+    )
+    assert caught.value.hint == (
+        "if that is the former name of shop (members reconnect): opskit exec shop -- sh -c "
+        "'systemctl disable --now chat-old.service; rm /etc/systemd/system/chat-old.service "
+        "/etc/caddy/sites/chat-old.caddy', then opskit provision shop, opskit deploy shop; if not, "
+        f"give shop another `root` at {tmp_path}/environments.yaml:2, and ports of its own"
+    )
 
 
 def test_a_user_that_can_log_in_is_refused(tmp_path: Path) -> None:
