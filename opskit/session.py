@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 if TYPE_CHECKING:
-    from opskit.environment import Environment, Environments
+    from opskit.environment import Environment
+    from opskit.environments import Environments
     from opskit.fleet import Fleet
     from opskit.ui import Ui
 
@@ -27,7 +28,7 @@ class Session:
 
     def environments(self) -> Environments:
         """Read environments.yaml: the one given, or the nearest from here upward."""
-        from opskit.environment import load_environments
+        from opskit.environments import load_environments
 
         return load_environments(self.file or _nearest())
 

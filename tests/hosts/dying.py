@@ -24,7 +24,7 @@ from typing import NoReturn
 from opskit import operations
 from opskit.commands import Command
 from opskit.deploy.plan import Event, Kind
-from opskit.environment import load_environments
+from opskit.environments import load_environments
 from opskit.fleet import connect
 from opskit.transport import Executor, Result
 from tests.hosts.proven import quick_smoke

@@ -15,7 +15,8 @@ from typing import Any
 from opskit import operations
 from opskit.deploy.act import Act, Timing
 from opskit.deploy.plan import Event, Kind
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.fleet import Fleet, connect
 from tests.hosts.machine import Host
 from tests.service_process import REPOSITORY

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from opskit.deploy.preflight import Verdict
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.host_checks import inspect, inspect_address
 from opskit.provision.run import Node, provision
 from opskit.ssh import SshExecutor, login_of

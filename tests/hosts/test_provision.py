@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.provision.run import Node, Outcome, internal_ca, planned, provision
 from opskit.ssh import SshExecutor, login_of
 from opskit.ssh_connection import Address

@@ -18,7 +18,7 @@ import pytest
 
 from opskit import ssh_connection, ssh_watch
 from opskit.commands import Command, remote, script
-from opskit.environment import load_environments
+from opskit.environments import load_environments
 from opskit.host_keys import HostKeyRefused
 from opskit.patience import Patience
 from opskit.ssh import SshExecutor, connections

@@ -25,7 +25,8 @@ from opskit.commands import service
 from opskit.deploy.act import Act, Timing
 from opskit.deploy.plan import Event, Kind
 from opskit.deployments import Record
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.facts import Facts
 from opskit.fleet import Fleet, connect, with_surplus
 from opskit.target import Target

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from opskit.deploy.preflight import Verdict
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.host_checks import (
     HostFacts,
     certificate,

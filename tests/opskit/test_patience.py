@@ -10,7 +10,7 @@ import pytest
 
 from opskit.commands import ORDINARY, Command, lock
 from opskit.deploy.act import Timing
-from opskit.environment import load_environments
+from opskit.environments import load_environments
 from opskit.patience import MOST, Patience, if_slow
 
 UNIT = Path(__file__).parents[2] / "templates/systemd/chatservice.service.j2"

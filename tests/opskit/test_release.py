@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.failure import Failure
 from opskit.layer import build_layer, layer_key, this_platform
 from opskit.release import Release, Schema, build, verify

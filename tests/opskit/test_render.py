@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from chatservice.config import Settings, load_settings
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.failure import Failure
 from opskit.render import SETTINGS, TEMPLATES, diff, read_config, render, toml
 

@@ -20,7 +20,8 @@ from msgspec.structs import replace
 
 from chatservice.auth import Authenticator
 from chatservice.identity import AuthError
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.failure import Misuse
 from opskit.signing import key_id
 from opskit.tokens import issue, signer

@@ -14,7 +14,8 @@ import pytest
 from opskit.deploy.plan import Event, Kind
 from opskit.deploy.preflight import Verdict
 from opskit.deployments import Record
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.facts import HeldLease, Manifest, Process, Serving
 from opskit.failure import Failure, PersonNeeded
 from opskit.fleet import Fleet

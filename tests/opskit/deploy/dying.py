@@ -17,7 +17,7 @@ from pathlib import Path
 from opskit import operations
 from opskit.commands import Command
 from opskit.deploy.plan import Event
-from opskit.environment import load_environments
+from opskit.environments import load_environments
 from opskit.fleet import connect
 from opskit.transport import Executor, Result
 from tests.opskit.site import TIMING, quick_smoke

@@ -15,7 +15,7 @@ from opskit.deploy.act import Act, Part
 from opskit.deploy.plan import Event
 from opskit.deploy.step import Step
 from opskit.deployments import Action
-from opskit.environment import load_environments
+from opskit.environments import load_environments
 from opskit.failure import Failure, Misuse, PersonNeeded, Unreachable
 from opskit.fleet import Fleet
 from opskit.lock import Holder, Lease

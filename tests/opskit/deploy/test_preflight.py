@@ -14,7 +14,8 @@ import pytest
 
 from opskit.deploy.preflight import how_it_is, verdicts
 from opskit.deployments import Action, Deployment, Outcome, Record
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.facts import Facts, Listener, Process, Serving
 from opskit.failure import Failure
 from tests.opskit.facts_of import EMPTY

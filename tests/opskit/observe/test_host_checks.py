@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from opskit.deploy.preflight import Verdict
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.host_checks import parse_facts
 from opskit.observe.host_checks import (
     LEAST_DISK,

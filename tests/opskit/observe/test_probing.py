@@ -12,7 +12,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.observe.probing import Key, key_of, layer_key_of, probe_files, probes, warning
 from opskit.observe.provisioning import warnings
 from opskit.problems import ConfigError

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.observe.places import named, root_of
 from opskit.observe.provisioning import warnings
 from opskit.observe.reach import Loopback, NobodyListens, client

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from opskit.environment import load_environments
+from opskit.environments import load_environments
 from opskit.observe.daemons import Daemon
 from opskit.observe.local import resolve_secrets
 from opskit.observe.pace import Pace

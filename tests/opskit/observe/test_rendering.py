@@ -14,7 +14,8 @@ import yaml
 from typer.main import get_command
 
 from opskit.cli import app
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.failure import Failure, Misuse
 from opskit.observe import rendering, rules
 from opskit.observe.local import resolve_secrets, site_of

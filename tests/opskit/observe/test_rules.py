@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.monitoring_file import Alerts
 from opskit.observe import rules
 from opskit.observe.rendering import render_monitoring

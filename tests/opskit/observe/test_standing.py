@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from opskit.commands.host.survey_monitoring import unit
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.observe.places import home_of, note_of
 from opskit.observe.standing import Looking, Standing, is_watched, look, read
 from opskit.observe.views import standing_rows

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import httpx
 
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.observe.pace import Pace
 from opskit.observe.rendering import render_monitoring
 from opskit.observe.site import MonitoringSite

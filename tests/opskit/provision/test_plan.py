@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.failure import Failure
 from opskit.provision import plan, rendering
 from opskit.provision.seen import Place, Seen, Unit, parse_look

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from opskit.commands import Command
-from opskit.environment import Environment, load_environments
+from opskit.environment import Environment
+from opskit.environments import load_environments
 from opskit.failure import Failure
 from opskit.provision.change import Change
 from opskit.provision.run import Node, planned, provision
