@@ -316,10 +316,6 @@ class Room(Generic[Key]):
                 acks.append(ToMember(key, Ack(append.id, appended.seq, appended.ts)))
         return [*self._publish(), *acks]
 
-    def fetch_failed(self) -> None:
-        """What `Fetch` asked for could not be read; `committed` or `fetched` asks again."""
-        self._fetching = False
-
     def fetched(self, messages: Sequence[Message]) -> list[Action[Key]]:
         """What `Fetch` asked for was read."""
         self._fetching = False

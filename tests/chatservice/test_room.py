@@ -309,11 +309,11 @@ def test_a_repeat_of_an_unpublished_message_fetches_it() -> None:
     assert shared(r.fetched([message(1)])) == [message(1)]
 
 
-def test_a_failed_fetch_is_asked_for_again() -> None:
+def test_what_is_missing_is_asked_for_once_until_it_was_read() -> None:
     r = room()
-    r.committed([stored("a", 2)])
-    r.fetch_failed()
-    assert r.committed([stored("a", 3)]) == [Fetch(0, 3)]
+    assert r.committed([stored("a", 2)]) == [Fetch(0, 2)]
+    assert r.committed([stored("a", 4)]) == []
+    assert r.fetched([message(1)])[-1] == Fetch(2, 4)
 
 
 # --- cursors, typing, ping ------------------------------------------------------------------

@@ -234,14 +234,11 @@ class RoomMachine(RuleBasedStateMachine):
         self.queue.clear()
 
     @precondition(lambda self: self.fetch)
-    @rule(works=st.booleans())
-    def fetched(self, works: bool) -> None:
+    @rule()
+    def fetched(self) -> None:
         fetch, self.fetch = self.fetch, None
         assert fetch is not None
-        if works:
-            self.do(self.room.fetched([m for m in self.log if fetch.after < m.seq <= fetch.upto]))
-        else:
-            self.room.fetch_failed()
+        self.do(self.room.fetched([m for m in self.log if fetch.after < m.seq <= fetch.upto]))
 
     @rule(seconds=st.sampled_from([0.0, 4.0, GRACE]))
     def tick(self, seconds: float) -> None:
