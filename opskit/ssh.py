@@ -22,7 +22,8 @@ from opskit.commands import Command, remote
 from opskit.environment import Environment
 from opskit.failure import Failure
 from opskit.patience import Patience, if_slow
-from opskit.ssh_connection import Address, CannotConnect, Connection, ConnectionLost, Login
+from opskit.ssh_connection import Address, Connection, ConnectionLost, Login
+from opskit.ssh_trouble import CannotConnect
 from opskit.transport import CommandTimeout, Executor, Result
 
 _CHUNK = 32 * 1024

@@ -1,7 +1,6 @@
 """One connection to a host over SSH: made when needed, watched, made again when it was lost.
 
-Everything that can be wrong with it is said in words, with what to do. Passwords are never asked
-for: keys of an agent or in files let in.
+Passwords are never asked for: keys of an agent or in files let in.
 """
 
 from __future__ import annotations
@@ -23,14 +22,9 @@ import paramiko
 
 from opskit import host_keys
 from opskit.failure import Failure, Unreachable
-from opskit.patience import Patience, if_slow
+from opskit.patience import Patience
+from opskit.ssh_trouble import Attempt, CannotConnect, explained
 from opskit.ssh_watch import Watch
-
-_PORT = 22
-
-
-class CannotConnect(Unreachable):
-    """The host was not reached, or did not let us in."""
 
 
 class ConnectionLost(Unreachable):
@@ -267,67 +261,17 @@ class Connection:
                 raise
             except Exception as error:
                 _close_all(hops)
-                raise self._explained(one, error) from None
+                raise explained(self._tried(one), error) from None
 
-    def _explained(self, hop: fabric.Connection, error: Exception) -> Failure:
-        """Say what went wrong, and what to do."""
-        name, where = self._name(hop), f"{hop.host} port {hop.port}"
-        if isinstance(error, paramiko.BadHostKeyException):
-            known = hop.host if hop.port == _PORT else f"[{hop.host}]:{hop.port}"
-            return host_keys.changed(name, known, error.key, self._known_hosts())
-        if isinstance(error, paramiko.PasswordRequiredException):
-            why = f"{name}: the private key is encrypted, and no agent has it"
-            return CannotConnect(why, hint="add it to your agent: ssh-add")
-        if (late := self._late(name, where, hop, error)) is not None:
-            return late
-        if isinstance(error, paramiko.AuthenticationException):
-            return self._not_let_in(name, hop)
-        if isinstance(error, socket.gaierror):
-            why = f"{name}: there is no host of that name ({error.strerror})"
-            return CannotConnect(why, hint="look at `hosts` in environments.yaml, and at your DNS")
-        if isinstance(error, paramiko.ChannelException):
-            why = f"{name}: the jump host does not reach {where}: {error.text}"
-            return CannotConnect(why, hint="see that it may forward connections, and to there")
-        if isinstance(error, FileNotFoundError):
-            why = f"{name}: {error.filename}: there is no such private key"
-            return CannotConnect(why, hint="look at `identity_file` in environments.yaml")
-        if isinstance(
-            error, ConnectionRefusedError | paramiko.ssh_exception.NoValidConnectionsError
-        ):
-            why = f"{name}: nothing answers at {where}"
-            return CannotConnect(why, hint="see that the host runs, and its sshd at that port")
-        said = str(error) or type(error).__name__
-        why = f"{name}: could not connect to {where}: {said}"
-        return CannotConnect(why, hint=f"try: ssh -v -p {hop.port} {hop.user}@{hop.host} true")
-
-    def _late(
-        self, name: str, where: str, hop: fabric.Connection, error: Exception
-    ) -> CannotConnect | None:
-        """Say which part of connecting took too long, if that is what went wrong."""
-        seconds, said = f"{self.patience.connect:g} s", str(error).lower()
-        if isinstance(error, TimeoutError) or "timed out" in said:
-            why = f"{name}: {where} does not answer within {seconds}"
-            hint = "see that the host runs, and that no firewall drops SSH"
-        elif "timeout opening channel" in said:
-            why = f"{name}: the jump host does not reach {where} within {seconds}"
-            hint = "see that the host runs, and that no firewall between them drops SSH"
-        elif "authentication timeout" in said:
-            why = f"{name}: {where} does not say within {seconds} whether it lets {hop.user} in"
-            hint = "see on its console what the login waits for (PAM, LDAP, a full disk)"
-        elif isinstance(error, paramiko.SSHException) and _silent(said):
-            why = f"{name}: {where} takes the connection, and says nothing in {seconds}"
-            hint = "see on its console whether it is frozen or out of memory, or its sshd stopped"
-        else:
-            return None
-        return CannotConnect(why, hint=hint + if_slow("connect_timeout", self.patience.connect))
-
-    def _not_let_in(self, name: str, hop: fabric.Connection) -> CannotConnect:
-        files = ", ".join(hop.connect_kwargs["key_filename"])
-        tried = f"the key {files}" if files else "your agent's keys and those in ~/.ssh"
-        return CannotConnect(
-            f"{name}: user {hop.user} is not let in with {tried}",
-            hint="name the right one as `identity_file` in environments.yaml, or let it in: "
-            f"ssh-copy-id -p {hop.port} {hop.user}@{hop.host}",
+    def _tried(self, hop: fabric.Connection) -> Attempt:
+        return Attempt(
+            name=self._name(hop),
+            host=hop.host,
+            port=hop.port,
+            user=hop.user,
+            keys=tuple(hop.connect_kwargs["key_filename"]),
+            known_hosts=tuple(self._known_hosts()),
+            seconds=self.patience.connect,
         )
 
 
@@ -349,11 +293,6 @@ def _ssh_config(path: Path | None) -> Any:
                 why, hint=f"see what ssh says of it: ssh -G -F {place} host"
             ) from None
     return config
-
-
-def _silent(said: str) -> bool:
-    """Say whether sshd was waited for in vain: for its greeting, or for its part in the keys."""
-    return "protocol banner" in said or "no existing session" in said
 
 
 def _active(connection: fabric.Connection) -> bool:

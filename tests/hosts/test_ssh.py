@@ -22,7 +22,8 @@ from opskit.environments import load_environments
 from opskit.host_keys import HostKeyRefused
 from opskit.patience import Patience
 from opskit.ssh import SshExecutor, connections
-from opskit.ssh_connection import Address, CannotConnect, ConnectionLost, Login
+from opskit.ssh_connection import Address, ConnectionLost, Login
+from opskit.ssh_trouble import CannotConnect
 from opskit.transport import CommandTimeout
 from tests.hosts.conftest import NewHosts
 from tests.hosts.machine import Host
@@ -311,6 +312,24 @@ def late(host: Host, *, seconds: float) -> Iterator[int]:
         yield server.getsockname()[1]
         serving.join(DEADLINE)
         assert not serving.is_alive()
+
+
+@pytest.mark.parametrize("seconds", [1.5, DEADLINE])
+def test_a_login_that_takes_long_is_waited_for_as_long_as_is_configured(
+    new_hosts: NewHosts, seconds: float
+) -> None:
+    [host] = new_hosts()
+    slow = "1i account optional pam_exec.so /bin/sleep 4"
+    host.run("sed", "-i", slow, "/etc/pam.d/sshd")
+    with connected(host, patience=Patience(connect=seconds)) as executor:
+        if seconds == DEADLINE:
+            assert executor.check(sh("echo in")) == "in\n"
+            return
+        with pytest.raises(CannotConnect) as caught:
+            executor.connect()
+    where = f"{host.address}: {host.address} port 22"
+    assert str(caught.value) == f"{where} does not say within 1.5 s whether it lets root in"
+    assert "set `connect_timeout` above 1.5 " in caught.value.hint
 
 
 def test_a_host_that_is_late_in_each_part_of_connecting_is_connected_to(

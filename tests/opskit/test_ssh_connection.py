@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from opskit.patience import Patience
-from opskit.ssh_connection import Address, CannotConnect, Connection, Login
+from opskit.ssh_connection import Address, Connection, Login
+from opskit.ssh_trouble import CannotConnect
 
 
 def test_all_who_wait_for_a_silent_host_share_one_attempt(tmp_path: Path) -> None:
