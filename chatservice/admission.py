@@ -28,10 +28,11 @@ from chatservice.config import Settings
 from chatservice.connection import Connection
 from chatservice.fanout import LiveRoom
 from chatservice.health import StoreHealth
+from chatservice.http_api import OPERATIONS, HttpApi
 from chatservice.limits import ConnectionCounts
 from chatservice.logs import get_logger
 from chatservice.metrics import Metrics
-from chatservice.protocol import CloseCode, Presence
+from chatservice.protocol import CloseCode
 from chatservice.rooms import Rooms
 from chatservice.routes import (
     Place,
@@ -91,6 +92,7 @@ class Admission:
         self._store = store
         self._health = health
         self._metrics = metrics
+        self._api = HttpApi(rooms, store, metrics, page=settings.history.page)
         self._origins = frozenset(origin.lower() for origin in settings.auth.origins)
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
@@ -157,7 +159,7 @@ class Admission:
                 workspace=route.workspace,
             )  # fmt: skip
         elif route.place in (Place.MESSAGES, Place.MEMBERS):
-            self._metrics.requests[_API_OPERATIONS[route.place], _result(status)].inc()
+            self._metrics.requests[OPERATIONS[route.place], _result(status)].inc()
 
     async def _respond(
         self, connection: Connection, request: Request, route: Route, origin: str | None
@@ -177,7 +179,8 @@ class Admission:
             case Place.CONNECT:
                 return await self._connect(connection, request, route)
             case Place.MESSAGES | Place.MEMBERS:
-                return await self._api(request, route, origin)
+                await self._identify(request, route)
+                return json_response(await self._api.answer(route), origin=origin)
 
     # --- open to all ---------------------------------------------------------------------
 
@@ -218,60 +221,6 @@ class Admission:
         except AuthError as error:
             raise RequestError(error.status, str(error), error.retry_after) from None
         return identity, token
-
-    async def _api(self, request: Request, route: Route, origin: str | None) -> Response:
-        await self._identify(request, route)
-        started = self._loop.time()
-        operation = _API_OPERATIONS[route.place]
-        if route.place is Place.MESSAGES:
-            body = await self._messages(route)
-        else:
-            body = await self._members(route)
-        self._metrics.requests[operation, "ok"].inc()
-        self._metrics.request_duration[operation].observe(self._loop.time() - started)
-        return json_response(body, origin=origin)
-
-    async def _messages(self, route: Route) -> dict[str, Any]:
-        page = self._settings.history.page
-        before = number(route.query, "before", 2**53)
-        limit = number(route.query, "limit", min(50, page))
-        assert before is not None
-        assert limit is not None
-        live = await self._rooms.open(route.workspace)
-        self._rooms.watch(live)
-        # Nothing is shown that has not been published: what is on disk may be ahead of the room.
-        before = min(before, live.room.seq + 1)
-        history = await self._rooms.reading.measured(
-            "history",
-            lambda: self._store.history(route.workspace, before, max(1, min(limit, page))),
-        )
-        return {
-            "epoch": live.room.epoch,
-            "seq": live.room.seq,
-            "messages": history.messages,
-            "more": history.more,
-        }
-
-    async def _members(self, route: Route) -> dict[str, Any]:
-        live = await self._rooms.open(route.workspace)
-        self._rooms.watch(live)
-        members = await self._rooms.reading.measured(
-            "members", lambda: self._store.members(route.workspace)
-        )
-        return {
-            "members": [
-                {
-                    "user": member.user,
-                    "name": member.name,
-                    "state": Presence.ONLINE
-                    if live.room.is_online(member.user)
-                    else Presence.OFFLINE,
-                    "read": member.cursor.read,
-                    "unread": member.cursor.unread,
-                }
-                for member in members
-            ]
-        }
 
     # --- becoming a member ---------------------------------------------------------------
 
@@ -379,9 +328,6 @@ class Admission:
                 return CloseCode.FORBIDDEN, "no longer allowed here", "forbidden"
             return CloseCode.TOKEN_EXPIRED, "the token is no longer valid", "token_expired"
         return None
-
-
-_API_OPERATIONS: Final = {Place.MESSAGES: "history", Place.MEMBERS: "members"}
 
 
 def unfinished(reason: str) -> str:

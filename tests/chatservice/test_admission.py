@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
 from chatservice.auth import sign
 from tests.chatservice.wire import (
-    Answer,
-    Ended,
     Wire,
+    bearer,
     connect_path,
     eventually,
+    http,
     metrics,
     request,
     status,
@@ -38,25 +36,6 @@ def module_overrides() -> Overrides:
         "history": {"keep": 100, "newest": 5, "page": 20},
         "timing": {"presence_grace": 0.0},
     }
-
-
-def ask(
-    service: ServiceProcess,
-    path: str,
-    headers: Mapping[str, str] | None = None,
-    *,
-    method: str = "GET",
-) -> Answer:
-    with Wire(service) as wire:
-        wire.write(request(path, headers, method=method))
-        answer = wire.answer()
-        with pytest.raises(Ended, match="end of stream"):  # and nothing after it
-            wire.frame()
-        return answer
-
-
-def bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
 
 
 # --- the token ----------------------------------------------------------------------------
@@ -109,7 +88,7 @@ def test_who_has_no_good_token_is_refused_with_401(
         (sign("another secret " * 4, **good), "the token's signature is wrong"),  # type: ignore[arg-type]
     ):
         headers = {**upgrade_headers(), **bearer(token)}
-        answer = ask(module_service, path, headers)
+        answer = http(module_service, path, headers)
         assert (answer.status, answer.json) == (401, {"error": why})
         assert answer.headers["www-authenticate"] == "Bearer"
         assert answer.headers["content-type"] == "application/json"
@@ -120,7 +99,7 @@ def test_who_is_of_another_workspace_is_refused_with_403(
     module_service: ServiceProcess, path: str
 ) -> None:
     headers = {**upgrade_headers(), **bearer(module_service.token("ann", "another", "w2"))}
-    answer = ask(module_service, path, headers)
+    answer = http(module_service, path, headers)
     assert (answer.status, answer.json) == (403, {"error": "the token is not for this workspace"})
 
 
@@ -158,7 +137,7 @@ def test_a_malformed_upgrade_is_refused_with_json(
     module_service: ServiceProcess, path: str, headers: dict[str, str], expected: int
 ) -> None:
     full = {**(headers or upgrade_headers()), **bearer(module_service.token("ann", "w"))}
-    answer = ask(module_service, path, full)
+    answer = http(module_service, path, full)
     assert answer.status == expected
     assert list(answer.json) == ["error"]
     if expected == 426:
@@ -188,7 +167,7 @@ def test_other_methods_are_refused_with_405(
 
 
 def test_an_unknown_path_is_404(module_service: ServiceProcess) -> None:
-    answer = ask(module_service, "/api/chat/workspace/w")
+    answer = http(module_service, "/api/chat/workspace/w")
     assert answer.status == 404
     assert answer.json == {"error": "no such path; the service answers under /api/chat/workspace/"}
 
@@ -205,7 +184,7 @@ def test_a_page_of_an_allowed_origin_gets_in_and_may_read_answers(
         wire.write(request(connect_path("w"), {**upgrade_headers(token), "Origin": origin}))
         assert wire.answer().status == 101
     for headers, expected in ((bearer(token), 200), ({}, 401)):
-        answer = ask(module_service, f"{API}/messages", {**headers, "Origin": origin})
+        answer = http(module_service, f"{API}/messages", {**headers, "Origin": origin})
         assert answer.status == expected
         assert answer.headers["access-control-allow-origin"] == origin
         assert answer.headers["vary"] == "Origin"
@@ -217,7 +196,7 @@ def test_a_page_of_another_origin_is_refused_with_403(
 ) -> None:
     token = module_service.token("ann", "w")
     for path in (connect_path("w"), f"{API}/messages", "/version"):
-        answer = ask(module_service, path, {**upgrade_headers(token), "Origin": origin})
+        answer = http(module_service, path, {**upgrade_headers(token), "Origin": origin})
         assert answer.status == 403
         assert answer.json == {
             "error": "this origin is not allowed; see auth.origins in the settings"
@@ -229,7 +208,7 @@ def test_without_a_list_every_origin_is_allowed(service_factory: ServiceFactory)
     service = service_factory()
     for origin in ("https://any.test", "null", "\xff", "x" * 8000):
         headers = {**bearer(service.token("ann", "w")), "Origin": origin}
-        answer = ask(service, f"{API}/messages", headers)
+        answer = http(service, f"{API}/messages", headers)
         assert answer.status == 200
         assert answer.headers["access-control-allow-origin"] == origin
     assert troubles(service) == []
@@ -237,12 +216,12 @@ def test_without_a_list_every_origin_is_allowed(service_factory: ServiceFactory)
 
 def test_a_browsers_preflight_is_answered(module_service: ServiceProcess) -> None:
     asking = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "x"}
-    answer = ask(module_service, f"{API}/messages", {**asking, "Origin": ORIGIN}, method="OPTIONS")
+    answer = http(module_service, f"{API}/messages", {**asking, "Origin": ORIGIN}, method="OPTIONS")
     assert answer.status == 204
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert answer.headers["access-control-allow-headers"] == "Authorization"
     refused = {**asking, "Origin": "https://evil.test"}
-    assert ask(module_service, f"{API}/messages", refused, method="OPTIONS").status == 403
+    assert http(module_service, f"{API}/messages", refused, method="OPTIONS").status == 403
 
 
 # --- limits -------------------------------------------------------------------------------
@@ -280,68 +259,13 @@ def test_too_many_connections_are_refused_until_somebody_leaves(
     eventually(lambda: status(module_service)["connections"] == 0)
 
 
-# --- the GET API --------------------------------------------------------------------------
-
-
-def test_history_and_members_are_given_to_members(module_service: ServiceProcess) -> None:
-    workspace = "api"
-    with (
-        Wire.join(module_service, workspace, "ann") as ann,
-        Wire.join(module_service, workspace, "bob"),
-    ):
-        for number in range(1, 31):
-            ann.send("send", id=str(number), text=f"text {number}")
-        ann.until("ack", id="30")
-        ann.send("read", seq=10)
-        ann.until("read")
-        headers = bearer(module_service.token("bob", workspace))
-
-        def get(path: str) -> Answer:
-            return ask(module_service, f"/api/chat/workspace/{workspace}/{path}", headers)
-
-        for query, expected, more in (
-            ("", range(11, 31), True),
-            ("?limit=3", range(28, 31), True),
-            ("?limit=1000", range(11, 31), True),
-            ("?before=5", range(1, 5), False),
-            ("?before=5&limit=2", range(3, 5), True),
-            ("?before=1", range(0), False),
-            ("?before=0", range(0), False),
-            ("?before=999999999999999", range(11, 31), True),
-            ("?limit=0", range(30, 31), True),
-        ):
-            answer = get(f"messages{query}")
-            assert answer.status == 200
-            page = answer.json
-            assert list(page) == ["epoch", "seq", "messages", "more"]
-            assert (page["epoch"], page["seq"]) == (ann.welcome["epoch"], 30)
-            assert [m["seq"] for m in page["messages"]] == list(expected), query
-            assert page["more"] is more
-        message = get("messages?before=2").json["messages"][0]
-        assert message == {
-            "type": "message",
-            "seq": 1,
-            "id": "1",
-            "user": "ann",
-            "name": "ann",
-            "text": "text 1",
-            "ts": message["ts"],
-        }
-        for query in ("?before=x", "?limit=-1", "?before="):
-            assert get(f"messages{query}").status == 400
-        assert get("members").json == {
-            "members": [
-                {"user": "ann", "name": "ann", "state": "online", "read": 10, "unread": 0},
-                {"user": "bob", "name": "bob", "state": "online", "read": 0, "unread": 30},
-            ]
-        }
-    eventually(lambda: {m["state"] for m in get("members").json["members"]} == {"offline"})
+# --- what is open to all -------------------------------------------------------------------
 
 
 def test_version_and_health_are_open_to_all(module_service: ServiceProcess) -> None:
-    assert ask(module_service, "/healthz").body == b"ok\n"
-    assert ask(module_service, "/readyz").json == {"ready": True}
-    version = ask(module_service, "/version").json
+    assert http(module_service, "/healthz").body == b"ok\n"
+    assert http(module_service, "/readyz").json == {"ready": True}
+    version = http(module_service, "/version").json
     assert (version["pid"], version["release"]) == (module_service.pid, "unreleased")
     assert set(version) == {"release", "commit", "schema", "pid", "python", "started"}
 

@@ -19,6 +19,8 @@ from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
+import pytest
+
 from chatservice.control import ask
 from tests.service_process import ServiceProcess
 
@@ -346,3 +348,24 @@ def troubles(service: ServiceProcess) -> list[Frame]:
         for line in log_lines(service)
         if "exc" in line or line["level"] in ("error", "critical")
     ]
+
+
+def http(
+    service: ServiceProcess,
+    path: str,
+    headers: Mapping[str, str] | None = None,
+    *,
+    method: str = "GET",
+) -> Answer:
+    """Ask for something over HTTP; the connection is closed after the answer."""
+    with Wire(service) as wire:
+        wire.write(request(path, headers, method=method))
+        answer = wire.answer()
+        with pytest.raises(Ended, match="end of stream"):  # and nothing after it
+            wire.frame()
+        return answer
+
+
+def bearer(token: str) -> dict[str, str]:
+    """Give the header that shows a token."""
+    return {"Authorization": f"Bearer {token}"}
