@@ -291,6 +291,7 @@ class Admission:
             connection.respond(upgrade)
             live.carry_out(live.room.entered(connection, entry))
             live.flush()
+            connection.settle()
         except Exception:  # it is the server's already, so it is closed and not refused
             self._bug("bug while welcoming a member", connection)
             connection.abort("error")

@@ -54,7 +54,10 @@ class Lifeline:
         self._grace = grace
 
     def hold(self, connection: Connection, live: LiveRoom, *, waiting: int = 0) -> None:
-        """Keep a member; so many bytes wait to be written to it."""
+        """Keep a member; so many bytes wait to be written to it.
+
+        It is in doubt until it is settled: who was not welcomed yet is no member to go on with.
+        """
         try:
             self._hold(connection, live, waiting)
         except OSError as error:
@@ -73,8 +76,7 @@ class Lifeline:
             if slot is None:
                 return
             slot.wrote(waiting)
-            if connection.unparsed:
-                slot.unsettle()
+            slot.unsettle()
             self._store.keep(name_of(slot.number), sock.fileno())
 
     def resume(self, connection: Connection, live: LiveRoom, number: int, waiting: int) -> None:
@@ -83,6 +85,7 @@ class Lifeline:
             connection.slot = self.survival.resume(number, sock) if number else None
         if connection.slot is None:
             self.hold(connection, live, waiting=waiting)
+            connection.settle()
 
     def renew(self, connection: Connection) -> None:
         """A member showed another token."""

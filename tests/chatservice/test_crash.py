@@ -15,12 +15,15 @@ from tests.chatservice.keeper import Keeper
 from tests.chatservice.wire import (
     TEXT,
     Wire,
+    connect_path,
     eventually,
     frame,
     metrics,
+    request,
     status,
     text,
     troubles,
+    upgrade_headers,
 )
 from tests.conftest import ServiceFactory
 from tests.service_process import REPOSITORY
@@ -96,6 +99,53 @@ def test_who_was_in_the_middle_of_something_is_closed_and_resumes(
         assert ann.next("pong")  # and nothing before it
         for wire in halves.values():
             wire.socket.close()
+
+
+@pytest.mark.parametrize(
+    ("module", "dying", "users"),
+    [
+        ("connection.Connection", "respond", "[self.user]"),
+        ("room.Room", "entered", "[arguments[0].user]"),
+        ("fanout.LiveRoom", "flush", "[each.user for each in self._welcomed]"),
+    ],
+    ids=["before its upgrade", "after its upgrade", "before its welcome"],
+)
+def test_who_was_not_welcomed_yet_comes_back_and_is(
+    service_factory: ServiceFactory, tmp_path: Path, module: str, dying: str, users: str
+) -> None:
+    """What had been written was whole, so it was restored as a member, and never got a welcome."""
+    where, _, name = module.partition(".")
+    program = tmp_path / "dying.py"
+    program.write_text(
+        "import os, pathlib, sys\n"
+        f"from chatservice.{where} import {name}\n"
+        f"died = pathlib.Path({str(tmp_path / 'died')!r})\n"
+        f"original = {name}.{dying}\n"
+        "def die(self, *arguments):\n"
+        f"    if not died.exists() and 'bob' in {users}:\n"
+        "        died.touch()\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "    return original(self, *arguments)\n"
+        f"{name}.{dying} = die\n"
+        "from chatservice.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    service = service_factory(
+        start=False, program=(str(program),), environment={"PYTHONPATH": str(REPOSITORY)}
+    )
+    with Keeper(service, tmp_path) as keeper, Wire.join(service, user="ann") as ann:
+        keeper.settled(1)
+        with Wire(service) as bob:
+            bob.write(request(connect_path("w"), upgrade_headers(service.token("bob", "w"))))
+            eventually(lambda: keeper.starts == 2)
+            service.wait_ready()
+            last = status(service)["last_start"]
+            assert (last["started"], last["moved"], last["dropped"]) == ("crash", 1, 1)
+            assert bob.hung_up()
+        with Wire.join(service, user="bob") as bob:
+            assert [each["user"] for each in bob.welcome["online"]] == ["ann", "bob"]
+            ann.send("ping")
+            assert ann.until("pong")
 
 
 def inbox_empty(wire: Wire) -> bool:
