@@ -187,7 +187,7 @@ class ChatServer:
         self.rooms.freeze()
         for live in self.rooms:
             live.flush()
-        for _ in range(2):  # uvloop writes at the end of a turn
+        for _ in range(2):  # uvloop may write at the end of a turn
             await asyncio.sleep(0)
 
     def thaw(self) -> None:
