@@ -56,6 +56,10 @@ def explained(tried: Attempt, error: Exception) -> Failure:
     if isinstance(error, paramiko.PasswordRequiredException):
         why = f"{name}: the private key is encrypted, and no agent has it"
         return CannotConnect(why, hint="add it to your agent: ssh-add")
+    if _turned_away(error):
+        why = f"{name}: {where} closes the connection before anybody can log in"
+        hint = "see in its journal whether sshd refuses your address, or has too many connections "
+        return CannotConnect(why, hint=hint + "(MaxStartups)")
     if (late := _late(tried, error)) is not None:
         return late
     if isinstance(error, paramiko.AuthenticationException):
@@ -96,6 +100,16 @@ def _late(tried: Attempt, error: Exception) -> CannotConnect | None:
     else:
         return None
     return CannotConnect(why, hint=hint + if_slow("connect_timeout", tried.seconds))
+
+
+def _turned_away(error: Exception) -> bool:
+    """Say whether the connection ended before the login.
+
+    Of a greeting that did not come, paramiko says the same where none came in time.
+    """
+    greeting = isinstance(error, paramiko.SSHException) and "protocol banner" in str(error)
+    cause = error.__context__ if greeting else error
+    return isinstance(cause, EOFError | ConnectionResetError | BrokenPipeError)
 
 
 def _silent(said: str) -> bool:

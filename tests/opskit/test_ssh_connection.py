@@ -1,8 +1,9 @@
-"""A host that takes connections and says nothing is waited for once, and told of in words."""
+"""A host that takes connections and says nothing, or ends them, is told of in words."""
 
 from __future__ import annotations
 
 import socket
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,3 +56,29 @@ def test_all_who_wait_for_a_silent_host_share_one_attempt(tmp_path: Path) -> Non
         taking.join()
     for one in taken:
         one.close()
+
+
+@pytest.mark.parametrize("abruptly", [False, True])
+def test_a_host_that_ends_the_connection_at_once_is_not_said_to_be_silent(
+    tmp_path: Path, abruptly: bool
+) -> None:
+    config = tmp_path / "config"
+    config.touch()
+    login = Login("root", known_hosts=tmp_path / "known_hosts", config=config, agent=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def turn_away() -> None:
+            taken, _ = server.accept()
+            if abruptly:
+                taken.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            taken.close()
+
+        turning = threading.Thread(target=turn_away)
+        turning.start()
+        with pytest.raises(CannotConnect) as caught:
+            Connection(Address("127.0.0.1", port=port), login, Patience()).transport()
+        turning.join()
+    where = f"127.0.0.1:{port}: 127.0.0.1 port {port}"
+    assert str(caught.value) == f"{where} closes the connection before anybody can log in"
+    assert "MaxStartups" in caught.value.hint
