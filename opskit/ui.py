@@ -80,7 +80,7 @@ class Ui:
         if lines:
             self.say()
             for line in lines:
-                self.say(f"  {paint('dim', '|')} {line}")
+                self.say(f"  {paint('dim', '|')} {self.runnable(line)}")
         self.say()
         first, *more = str(error).splitlines() or [""]
         self.say(f"{self.terminal.mark('failed')} {paint('bold', self.runnable(first))}")

@@ -22,7 +22,13 @@ from chatservice.client import ChatClient, NotConnected
 from chatservice.protocol import SUBPROTOCOL, TOKEN_SUBPROTOCOL_PREFIX
 from checks.smoke.check import CheckFailed
 from checks.smoke.device import CLOSE_TIMEOUT, Device
-from checks.smoke.target import SmokeTarget, is_loopback, websocket_url, workspace_path
+from checks.smoke.target import (
+    SmokeTarget,
+    is_loopback,
+    through_proxy,
+    websocket_url,
+    workspace_path,
+)
 
 MAX_FRAME: Final = 16 * 1024 * 1024
 """Bytes; the longest page of history fits."""
@@ -127,9 +133,11 @@ class Run:
                 asyncio.wait_for(client.request(method, url, headers=named), self.patience),
             )
         except (TimeoutError, httpx.TimeoutException):
-            raise CheckFailed(f"{method} {url} was not answered in {self.patience:g} s") from None
+            why = f"was not answered in {self.patience:g} s{through_proxy(url)}"
+            raise CheckFailed(f"{method} {url} {why}") from None
         except (httpx.HTTPError, OSError) as error:
-            raise CheckFailed(f"{method} {url} was not answered: {_reason(error)}") from None
+            why = f"was not answered{through_proxy(url)}: {_reason(error)}"
+            raise CheckFailed(f"{method} {url} {why}") from None
 
     async def _client(self, *, direct: bool) -> httpx.AsyncClient:
         """Give the HTTP client that asks the environment's proxy, or the one that asks none."""

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies_environment, proxy_bypass_environment
 
 WORKSPACE_PREFIX: Final = "smoke-"
 """Workspaces whose id starts so belong to the checks; only these may be forgotten."""
@@ -79,3 +80,18 @@ def is_loopback(base_url: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def through_proxy(url: str) -> str:
+    """Say that an address is reached through a proxy, and how it is not; empty where it is not.
+
+    Which proxy is not said: there may be a password in its address.
+    """
+    parts = urlsplit(url)
+    name, proxies = parts.hostname or "", getproxies_environment()
+    if is_loopback(url) or proxy_bypass_environment(name, proxies):
+        return ""
+    named = next((one for one in (parts.scheme, "all") if one in proxies), None)
+    if named is None:
+        return ""
+    return f" through the proxy of {named.upper()}_PROXY (with NO_PROXY={name} none is asked)"

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from opskit.deploy.act import Part
 from opskit.deploy.serving import log_lines, wait
 from opskit.deploy.step import Order, Step
 from opskit.facts import Facts
 from opskit.failure import Failure
+
+if TYPE_CHECKING:
+    from checks.smoke import Report
 
 
 class SmokeTest(Step):
@@ -46,13 +50,26 @@ class SmokeTest(Step):
             raise Failure(
                 f"{part.name} failed {report.failed} of {len(report.results)} smoke checks: "
                 f"{names}",
-                hint=f"to let it serve all the same: {force}"
+                hint=_way_there(part, report) or f"to let it serve all the same: {force}"
                 if part.act.before != part.number and not part.act.moving  # on a copy, by now old
                 else "",
                 lines=[line for one in part.act.parts for line in _complaints(one)],
             )
         part.act.each(_still_serves)
         return f"{report.passed} checks passed in {report.seconds:.1f} s"
+
+
+def _way_there(part: Part, report: Report) -> str:
+    """Say where to look when a release that is ready on its host is not reached by clients."""
+    if part.target.environment.target == "local" or "answers" not in (
+        one.name for one in report.failures
+    ):
+        return ""
+    name = part.target.environment.name
+    return (
+        f"opskit check {name} looks at the way there: address, proxy, certificate (a new `url` is "
+        f"brought there by opskit provision {name})"
+    )
 
 
 def _is_full(part: Part, facts: Facts | None = None) -> bool:
@@ -81,8 +98,13 @@ def _complaints(part: Part) -> list[str]:
 
 def _still_serves(part: Part) -> None:
     after = wait(part, part.number, part.pid, seconds=2.0)
+    where = f"{part.node}: " if part.node else ""
+    if after.pid not in (0, part.pid) and after.reason.startswith(f"{part.name} "):
+        raise Failure(
+            f"{where}{part.name} passed the smoke test, and is another process by now (pid "
+            f"{after.pid}, not {part.pid}): it ended meanwhile, or the host was rebooted"
+        )
     if after.state != "serving":
-        where = f"{part.node}: " if part.node else ""
         raise Failure(
             f"{where}{part.name} passed the smoke test and does not serve any more: {after.reason}"
         )

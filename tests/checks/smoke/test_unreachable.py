@@ -13,6 +13,7 @@ import pytest
 
 from checks.smoke import CheckResult, run_smoke
 from checks.smoke.runner import GROUPS
+from checks.smoke.target import through_proxy
 from tests.checks.smoke.target import SETTINGS, target_of
 from tests.conftest import ServiceFactory
 from tests.ports import free_ports
@@ -167,3 +168,38 @@ def test_the_port_of_a_stopped_service_refuses(stopped: ServiceProcess) -> None:
     """What the first test relies on: nobody listens there."""
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", stopped.port)) != 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "url", "said"),
+    [
+        ({}, "https://chat.example.net", ""),
+        (
+            {"HTTPS_PROXY": "http://u:secret@127.0.0.1:1"},
+            "https://chat.example.net:8443",
+            " through the proxy of HTTPS_PROXY (with NO_PROXY=chat.example.net none is asked)",
+        ),
+        (
+            {"all_proxy": "http://127.0.0.1:1"},
+            "http://192.0.2.7",
+            " through the proxy of ALL_PROXY (with NO_PROXY=192.0.2.7 none is asked)",
+        ),
+        ({"HTTPS_PROXY": "http://127.0.0.1:1"}, "http://chat.example.net", ""),
+        ({"HTTP_PROXY": "http://127.0.0.1:1"}, "http://127.0.0.1:8765", ""),
+        (
+            {"HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": "example.net"},
+            "https://chat.example.net",
+            "",
+        ),
+    ],
+)
+def test_that_a_proxy_stands_between_is_said_and_never_its_password(
+    environ: dict[str, str], url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A forgotten HTTPS_PROXY looked like a service that was down."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert through_proxy(url) == said
