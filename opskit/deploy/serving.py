@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from opskit.tail import LEVELS, parse, severity
 
 LOG_LINES = 20
 _COMPLAINT = "chatservice: "
+_TAKEN = re.compile(r"cannot listen on (\S+):(\d+): Address already in use")
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,9 @@ def wait(part: Part, number: int, pid: int, *, seconds: float | None = None) -> 
 def serve(part: Part, number: int) -> Waited:
     """Start a release and wait until it serves and is ready.
 
-    A running process that cannot hand over (it hangs, or speaks another version of the
-    conversation) is stopped in order, and the release started cold: its members reconnect.
+    A running process that cannot hand over (it hangs, speaks another version of the conversation,
+    or has the port at an address that changes) is stopped in order, and the release started cold:
+    its members reconnect.
 
     Raises:
         Failure: it ended, or was not ready in time, or has no room to write where that does not
@@ -77,7 +80,10 @@ def serve(part: Part, number: int) -> Waited:
     waited = _wait_for(part, number, started)
     why = started.refused
     if waited.state == "exited" and not started.failed:
-        why = refusal(log_lines(part, number, started.mark))
+        last = log_lines(part, number, started.mark)[-1:]
+        why = refusal(last) or _in_its_way(part, *last)
+    elif started.failed and not why:
+        why = _in_its_way(part, started.failed)
     if why:
         part.note(f"the running process does not hand over ({why}): stopping it, starting {name}")
         end(part, [one.pid for one in part.target.survey().processes])
@@ -117,6 +123,21 @@ def refusal(lines: Sequence[str]) -> str:
     """Give the reason why a process could not take over, if that is what ended it."""
     last = lines[-1] if lines else ""
     return last.removeprefix(_COMPLAINT) if last.startswith(_COMPLAINT + REFUSED) else ""
+
+
+def _in_its_way(part: Part, words: str = "") -> str:
+    """Give what keeps a release from listening, if that is the process that it is to relieve.
+
+    An address moves with the connections, unless it is another one at the same port: the new
+    process cannot listen on 0.0.0.0:8766 as long as the old one does on 127.0.0.1:8766.
+    """
+    if (found := _TAKEN.search(words)) is None:
+        return ""
+    port, facts = int(found[2]), part.target.survey()
+    listener = facts.listener(port)
+    if listener is None or listener.pid not in {one.pid for one in facts.processes}:
+        return ""
+    return f"it has port {port} at another address than {found[1]}"
 
 
 def log_lines(
