@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment
+from urllib.request import getproxies, proxy_bypass
 
 WORKSPACE_PREFIX: Final = "smoke-"
 """Workspaces whose id starts so belong to the checks; only these may be forgotten."""
@@ -88,8 +88,8 @@ def through_proxy(url: str) -> str:
     Which proxy is not said: there may be a password in its address.
     """
     parts = urlsplit(url)
-    name, proxies = parts.hostname or "", getproxies_environment()
-    if is_loopback(url) or proxy_bypass_environment(name, proxies):
+    name, proxies = parts.hostname or "", getproxies()
+    if is_loopback(url) or proxy_bypass(name):
         return ""
     named = next((one for one in (parts.scheme, "all") if one in proxies), None)
     if named is None:

@@ -47,6 +47,8 @@ class BuildRelease(Step):
         assert release is not None
         assert manifest is not None
         commit = f"commit {manifest.commit[:10]}" + (" and changes" * manifest.dirty)
+        if manifest.commit == "none":
+            commit = "from no commit of git"
         return f"{act.name}, {len(release.files)} files, {commit}"
 
     def _build(self, part: Part, number: int) -> None:
