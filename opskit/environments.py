@@ -183,14 +183,17 @@ def _chat_problem(
 
 
 def _shared_roots(environments: Iterable[Environment]) -> list[Problem]:
-    """Find environments on this machine that would overwrite each other."""
-    owners: dict[Path, Environment] = {}
+    """Find environments on one machine that would overwrite each other."""
+    owners: dict[tuple[str, Path], Environment] = {}
     problems = []
     for environment in environments:
-        if environment.target != "local":
-            continue
-        first = owners.setdefault(environment.root, environment)
-        if first is not environment:
-            why = f"is also the root of {first.name}; give each environment its own"
-            problems.append(environment.problem("root", why=why))
+        local = environment.target == "local"
+        machines = [""] if local else [host.rpartition("@")[2] for host in environment.hosts]
+        for machine in machines:
+            first = owners.setdefault((machine, environment.root), environment)
+            if first is not environment:
+                of = f"{first.name} on {machine}" if machine else first.name
+                why = f"is also the root of {of}; give each environment its own"
+                problems.append(environment.problem("root", why=why))
+                break
     return problems

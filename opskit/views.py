@@ -55,8 +55,9 @@ def show_status(ui: Ui, status: Status) -> None:
         rows.append(("too many", paint("yellow", said)))
     if status.standing is not None:
         rows += standing_rows(ui, status.standing)
+    width = max([STEP_WIDTH, *(len(name) for name, _ in rows)])
     for name, text in rows:
-        ui.say(f"  {paint('dim', f'{name:<{STEP_WIDTH}}')} {text}")
+        ui.say(f"  {paint('dim', f'{name:<{width}}')} {text}")
     if status.busy is not None:
         holder = status.busy.holder
         ui.say()

@@ -9,6 +9,7 @@ from opskit.deploy.step import Order, Step
 from opskit.facts import Manifest
 from opskit.failure import Failure
 from opskit.layout import release_name
+from opskit.source import NO_COMMIT
 
 
 class BuildRelease(Step):
@@ -47,7 +48,7 @@ class BuildRelease(Step):
         assert release is not None
         assert manifest is not None
         commit = f"commit {manifest.commit[:10]}" + (" and changes" * manifest.dirty)
-        if manifest.commit == "none":
+        if manifest.commit == NO_COMMIT:
             commit = "from no commit of git"
         return f"{act.name}, {len(release.files)} files, {commit}"
 

@@ -100,7 +100,11 @@ def _ask(node: Target, by: str) -> dict[str, Any]:
         "ask the service for its top workspaces",
         changes=False,
     )
-    said = node.executor.check(command)
+    try:
+        said = node.executor.check(command)
+    except Failure as failure:
+        failure.hint = failure.hint or f"opskit status {node.environment.name}"
+        raise
     try:
         fields = json.loads(said)
     except ValueError:

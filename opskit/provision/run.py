@@ -131,6 +131,7 @@ def _make_ready(node: Node, observe: Observer) -> tuple[Change, ...]:
             for command in change.commands:
                 node.executor.check(command)
         except Failure as failure:
+            failure.hint = failure.hint or _which_python(node, change, failure)
             raise _Stopped(done, failure) from None
         done.append(change)
     if done and (left := _wanted(node)):
@@ -144,6 +145,16 @@ def _make_ready(node: Node, observe: Observer) -> tuple[Change, ...]:
             ),
         )
     return tuple(done)
+
+
+def _which_python(node: Node, change: Change, failure: Failure) -> str:
+    """Say what to do where apt has not the Python that releases are built for."""
+    wanted = f"python{node.environment.python}"
+    said = "\n".join((str(failure), *failure.lines))
+    if change.step != "packages" or f"Unable to locate package {wanted}" not in said:
+        return ""
+    where = node.environment.where("python")
+    return f"write the one that its system has as `python` at {where}, or let apt have {wanted}"
 
 
 def _wanted(node: Node) -> list[Change]:

@@ -218,6 +218,19 @@ def test_slow_hosts_are_given_more_time(file: Path) -> None:
     assert environment.patience == Patience(connect=2.5, command=120.0)
 
 
+def test_two_environments_on_one_host_need_a_root_each(file: Path) -> None:
+    """As after copying one for staging: they shared releases, messages and connections."""
+    copy = PROD.replace("environments:\n", "").replace("  prod:", "  stage:")
+    two = copy.replace("[chat1", "[chat0.example.net, ops@chat1")
+    two += "      database_url: env:URL\n    chat: {store: {kind: postgres}}\n"
+    assert complaint(file, PROD + two) == (
+        "environments.yaml:8: environments.stage.root: is also the root of prod on "
+        "chat1.example.net; give each environment its own"
+    )
+    file.write_text(PROD + copy + "    root: /opt/stage\n")
+    assert set(load_environments(file).by_name) == {"prod", "stage"}
+
+
 @pytest.mark.parametrize("again", ["chat1.example.net", "ops@chat1.example.net:22"])
 def test_a_host_that_is_listed_twice_is_refused(file: Path, again: str) -> None:
     """A deployment would find it locked, by itself."""

@@ -74,6 +74,19 @@ def test_a_change_that_fails_ends_that_host_there_and_no_other(shop: Environment
     assert len([step for host, step in seen if host == "fine"]) == 13
 
 
+def test_a_python_that_apt_has_not_is_said_with_what_to_write(
+    shop: Environment, tmp_path: Path
+) -> None:
+    """As after `python` was changed, or the host's system was upgraded: there was nothing to do."""
+    said = "E: Unable to locate package python3.11\nE: Couldn't find any package\n"
+    [outcome] = provision([Node("one", recording("one", apt_install=Result(100, "", said)), shop)])
+    assert outcome.failure is not None
+    assert outcome.failure.hint == (
+        f"write the one that its system has as `python` at {tmp_path}/environments.yaml:2, or let "
+        "apt have python3.11"
+    )
+
+
 def test_commands_of_a_change_run_in_order(shop: Environment) -> None:
     executor = recording("one")
     provision([Node("one", executor, shop)])
