@@ -1,12 +1,19 @@
-"""A host without a byte left on its root file system: a deploy says so, and a rollback works."""
+"""A host without a byte left on its root file system: a deploy says so, and a rollback works.
+
+With the messages in SQLite on that disk nobody can write until there is room; members stay, also
+in a crash, and read.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+from typing import Any
 
 import pytest
 
 from opskit.deployments import Outcome
+from tests.chatservice.wire import eventually
 from tests.hosts.conftest import HostSites
 from tests.hosts.failing import failed_deploy, last, meddled
 from tests.hosts.machine import Host
@@ -76,3 +83,44 @@ def test_a_root_file_system_without_a_byte_left(
         assert site.serving == [third.name]
         watcher.await_more()
     assert watcher.noticed() == UNNOTICED
+
+
+def readiness(host: Host) -> dict[str, Any]:
+    """Give what /readyz says; nothing while the service does not answer."""
+    said = host.text("curl", "-s", "http://127.0.0.1:8765/readyz", check=False)
+    return json.loads(said) if said.startswith("{") else {}
+
+
+def test_messages_on_a_root_file_system_without_a_byte_left(host_site: HostSites) -> None:
+    """A member is connected throughout; what it sent meanwhile arrives in the end, once."""
+    site = host_site(disk=DISK)
+    [host] = site.hosts
+    first = deploy(site)
+    site.change("the second")
+    deploy(site)
+    with watched(site) as watcher:
+        host.fill()
+        eventually(lambda: readiness(host).get("kind") == "full")
+        done = site.opskit("rollback", "--env", "prod")
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert (site.serving, current(site)) == ([first.name], [f"releases/{first.name}"])
+        assert (leftovers(site), last(site).result) == ([], Outcome.GOOD)
+        assert watcher.noticed() == UNNOTICED
+        host.fill()  # what the spare of the lock had given back did for the store as well
+        eventually(lambda: readiness(host).get("kind") == "full")
+
+        pid = site.versions()[0]["pid"]
+        unit = site.environment.unit
+        host.run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", unit)
+        eventually(lambda: site.versions()[0].get("pid", pid) != pid)
+        eventually(lambda: readiness(host).get("kind") == "full")
+        host.fill()
+        acknowledged = len(watcher.sent)
+        host.make_room()
+        watcher.await_more(deadline=60)
+        assert readiness(host) == {"ready": True}
+    assert (watcher.unanswered, watcher.failure) == ([], "")
+    assert watcher.connections <= 2, "it came back once, if the crash met it in the middle of a try"
+    assert len(watcher.sent) > acknowledged
+    assert watcher.sent == [*range(1, len(watcher.sent) + 1)]
+    assert site.opskit("smoke", "prod").returncode == 0
