@@ -59,8 +59,11 @@ def _not_tested(why: str) -> NoReturn:
     pytest.skip(f"NOT TESTED: {why}")
 
 
-def fill(disk: Path) -> Path:
-    """Leave no byte free there, also after something was removed; give the file to remove."""
+def fill(disk: Path, *, leave: int = 0) -> Path:
+    """Leave no byte free there, or as many as asked for; give the file to remove.
+
+    May be called again after something else was removed.
+    """
     filler = disk / "filler"
     with filler.open("ab") as file:
         size, step = filler.stat().st_size, 1 << 30
@@ -71,5 +74,6 @@ def fill(disk: Path) -> Path:
             except OSError:
                 step //= 2
         os.ftruncate(file.fileno(), size)
-    assert os.statvfs(disk).f_bavail == 0
+        assert os.statvfs(disk).f_bavail == 0
+        os.ftruncate(file.fileno(), size - leave)
     return filler

@@ -10,7 +10,7 @@ import sqlite3
 from pathlib import Path
 
 from chatservice.store import StoreError, StoreErrorKind
-from chatservice.store.sqlite_room import SLICE, free_bytes
+from chatservice.store.sqlite_room import free_bytes
 
 _KINDS = {
     sqlite3.SQLITE_FULL: StoreErrorKind.FULL,
@@ -67,10 +67,8 @@ def kind_of(error: BaseException, path: Path) -> StoreErrorKind:
         # Absent where the module itself objects, and not the library.
         code = getattr(error, "sqlite_errorcode", None)
         kind = _KINDS.get(code & 0xFF) if code is not None else None
-        # Where the index of the log finds too little room SQLite says IOERR, not FULL.
-        needed = SLICE if code == sqlite3.SQLITE_IOERR_SHMSIZE else 1
-        if kind is StoreErrorKind.IO and _less_is_free(needed, path):
-            return StoreErrorKind.FULL
+        if kind is StoreErrorKind.IO and _no_space(path):
+            return StoreErrorKind.FULL  # growing the -shm file says IOERR, not FULL
         return kind or StoreErrorKind.INTERNAL
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
@@ -87,8 +85,8 @@ def _detail(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _less_is_free(needed: int, path: Path) -> bool:
+def _no_space(path: Path) -> bool:
     try:
-        return free_bytes(path) < needed
+        return free_bytes(path) == 0
     except OSError:
         return False

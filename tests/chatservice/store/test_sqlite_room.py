@@ -77,15 +77,19 @@ async def assert_reads_only(store: SqliteStore, count: int) -> None:
     assert (await failure_of(store.check())).kind is StoreErrorKind.FULL
 
 
+@pytest.mark.parametrize("left", [0, 20 * 1024])
 async def test_a_database_that_was_closed_in_order_is_opened_on_a_full_disk(
-    disk: Path, sqlite_store: SqliteFactory, messages: Messages
+    disk: Path, sqlite_store: SqliteFactory, messages: Messages, left: int
 ) -> None:
-    """Neither its log nor the index of that is there any more: both take room to be made."""
+    """Neither its log nor the index of that is there any more: both take room to be made.
+
+    What is left may do for a part of them.
+    """
     database = disk / "chat.db"
     await used(sqlite_store(database), messages)
     assert {path.name for path in disk.glob("chat*")} == {"chat.db", "chat.db-spare"}
     assert (taken(spare(database)), spare(database).stat().st_size) == (SPARE_BYTES, SPARE_BYTES)
-    filler = fill(disk)
+    filler = fill(disk, leave=left)
     store = sqlite_store(database)
     await store.start()
     fill(disk)
