@@ -171,7 +171,7 @@ class Process:
             if error.kind is StoreErrorKind.SCHEMA or (take_over and not readable):
                 await self._server.close()
                 raise StartError(str(error)) from None
-            how = "to read only" if readable else "without the store"
+            how = "with a store that takes no writes" if readable else "without the store"
             log.error(f"starting {how}; it is tried again", reason=str(error))
         found = kept()
         self._recovery = recovery = Recovery(self._settings, self._notifier.address)

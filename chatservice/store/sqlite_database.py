@@ -154,11 +154,18 @@ class Database:
             StoreError: `FULL`.
         """
         if self.short_of_space:
-            if free_bytes(self.path) < _SOME_SPACE:
+            if not self.has_space():
                 why = f"less than {_SOME_SPACE // 1024} KiB are free"
                 raise explain(StoreErrorKind.FULL, why, self.path)
             self.short_of_space = False
         keep_spare(self.path)
+
+    def has_space(self) -> bool:
+        """Whether some room is free; where there is none, none is to be given up."""
+        try:
+            return free_bytes(self.path) >= _SOME_SPACE
+        except OSError:
+            return False
 
     def require_in_place(self, session: Session) -> None:
         """Make sure that what was just committed went into the file of that name.

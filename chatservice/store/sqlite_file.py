@@ -138,10 +138,13 @@ def connect_to_read(path: Path, *, busy_timeout: float) -> sqlite3.Connection:
     return connection
 
 
-def checkpoint(connection: sqlite3.Connection) -> None:
-    """Copy the log into the database and empty it, as far as others let us. Best effort."""
+def checkpoint(connection: sqlite3.Connection, *, shrink: bool = True) -> None:
+    """Copy the log into the database and empty it, as far as others let us. Best effort.
+
+    Unless it shall `shrink`, the log keeps its room on the disk, and is written from its beginning.
+    """
     with contextlib.suppress(sqlite3.Error):
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute(f"PRAGMA wal_checkpoint({'TRUNCATE' if shrink else 'RESTART'})")
 
 
 class Sidecars:

@@ -171,7 +171,7 @@ class Writer(_Worker):
         self._database.require_in_place(session)
 
     def _before_closing(self, connection: sqlite3.Connection) -> None:
-        checkpoint(connection)
+        checkpoint(connection, shrink=self._database.has_space())
 
 
 class Reader(_Worker):

@@ -126,6 +126,40 @@ async def test_a_database_that_nobody_closed_is_opened_on_a_full_disk(
     await again.check()
 
 
+async def test_whoever_is_relieved_on_a_full_disk_leaves_the_log_its_room(
+    disk: Path, sqlite_store: SqliteFactory, messages: Messages
+) -> None:
+    """The successor goes on writing where a hungry neighbour would have taken it."""
+    database = disk / "chat.db"
+    log = database.with_name("chat.db-wal")
+    grown = sqlite_store(database, keep=100)  # the database has all the room that it will need
+    await grown.start()
+    await grown.open("w")
+    for _ in range(10):
+        await grown.commit(messages.many(100), [])
+    await grown.close()
+    before = sqlite_store(database, keep=100)
+    await before.start()
+    await before.open("w")
+    for _ in range(10):
+        await before.commit(messages.many(100), [])
+    size = log.stat().st_size
+    filler = fill(disk)
+    after = sqlite_store(database, keep=100)
+    await after.start()
+    await before.close()
+    assert (log.stat().st_size, fill(disk)) == (size, filler)
+    for _ in range(3):
+        await after.commit(messages.many(20), [])
+
+    filler.unlink()
+    last = sqlite_store(database)
+    await last.start()
+    await after.close()
+    assert log.stat().st_size == 0
+    assert (await last.open("w")).seq == 2060
+
+
 async def test_the_schema_of_a_database_that_nobody_closed_is_told_on_a_full_disk(
     disk: Path,
 ) -> None:
