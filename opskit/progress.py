@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STEP_WIDTH: Final = 10
 TEXT_WIDTH: Final = 68
+_AROUND: Final = len("  ✓ ") + len(" 000.00 s") + 1
 
 
 class Progress:
@@ -89,7 +90,8 @@ class Progress:
         text = f"{event.step:<{STEP_WIDTH}} {_of(event)}{first}"
         if event.seconds >= 0.005:
             took = self._terminal.paint("dim", f"{event.seconds:>6.2f} s")
-            text = f"{text:<{TEXT_WIDTH}} {took}"
+            room = min(TEXT_WIDTH, self._terminal.width - _AROUND)  # 80 columns hold a whole line
+            text = f"{text:<{room}} {took}"
         self._terminal.line(f"  {self._terminal.mark(mark)} {text}".rstrip())
 
     def _first_undo(self) -> None:

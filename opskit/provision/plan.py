@@ -87,13 +87,14 @@ def require_own_root(environment: Environment, host: str, seen: Seen) -> None:
         return
     other = others[0].removesuffix(".service")
     name, where = environment.name, environment.where("root")
-    remove = f"systemctl disable --now {other}.service; rm {UNITS}/{other}.service"
+    units, site = f"{UNITS}/{other}.service", f"{SITES}/{other}.caddy"
     raise Failure(
         f"{host}: {environment.root} is where {other}.service runs, of an environment "
         f"{other.removeprefix('chat-')}; two cannot share it",
-        hint=f"if that is the former name of {name} (members reconnect): opskit exec {name} -- "
-        f"sh -c '{remove} {SITES}/{other}.caddy', then opskit provision {name}, opskit deploy "
-        f"{name}; if not, give {name} another `root` at {where}, and ports of its own",
+        hint=f"end that one, there as root (members reconnect): systemctl disable --now "
+        f"{other}.service; rm {units} {site}; and, unless that is the former name of {name}: "
+        f"mv {environment.root} {environment.root}.{other}; then: opskit provision {name}, opskit "
+        f"deploy {name}. To keep both, give {name} another `root` at {where}, and ports of its own",
     )
 
 

@@ -125,6 +125,19 @@ def test_steps_are_plain_lines_without_a_terminal() -> None:
     ]
 
 
+def test_a_step_is_one_line_of_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each was one column longer, and its time was broken over two lines."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Tty()
+    Progress(Terminal(stream))(Event(Kind.DONE, "lock", "taken", 100.12))
+    line = stream.getvalue().removesuffix("\n")
+    assert line.startswith("  ✓ lock       taken ")
+    assert line.endswith(" 100.12 s")
+    assert len(line) < 80
+
+
 def test_an_error_says_what_where_and_what_next(plain: tuple[Ui, io.StringIO]) -> None:
     """The log lines, the reason, and the command as this person has to type it."""
     ui, stream = plain
