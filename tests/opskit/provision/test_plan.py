@@ -127,10 +127,11 @@ def test_a_root_in_which_another_environments_service_runs_is_refused(tmp_path: 
         "share it"
     )
     assert caught.value.hint == (
-        "end that one, there as root (members reconnect): systemctl disable --now chat-old.service; "
-        "rm /etc/systemd/system/chat-old.service /etc/caddy/sites/chat-old.caddy; and, unless that "
-        "is the former name of shop: mv /opt/chat /opt/chat.chat-old; then: opskit provision shop, "
-        "opskit deploy shop. To keep both, give shop another `root` at "
+        "end that one, there as root (members reconnect): systemctl disable --now "
+        "chat-old.service; rm /etc/systemd/system/chat-old.service "
+        "/etc/caddy/sites/chat-old.caddy; and, unless that is the former name of shop: "
+        "mv /opt/chat /opt/chat.chat-old; then: opskit provision shop, opskit deploy shop. "
+        "To keep both, give shop another `root` at "
         f"{tmp_path}/environments.yaml:2, and ports of its own"
     )
 
