@@ -64,4 +64,5 @@ def _nearest() -> Path:
 
 def print_json(report: Any) -> None:
     """Print what a script reads."""
-    typer.echo(json.dumps(report, indent=2, ensure_ascii=False))
+    unicode = (getattr(sys.stdout, "encoding", "") or "").lower().startswith("utf")
+    typer.echo(json.dumps(report, indent=2, ensure_ascii=not unicode))

@@ -61,7 +61,11 @@ class Status:
             names = ", ".join(release_name(number) for number in sorted(releases))
             environment = self.fleet.environment.name
             return f"nodes serve different releases: {names}", f"opskit deploy {environment}"
-        return too_many(self.fleet.environment, self.surplus)
+        environment = self.fleet.environment
+        if self.certificate is not None and self.certificate <= datetime.now(UTC).timestamp():
+            what = f"the certificate that {environment.base_url} shows has expired: nobody connects"
+            return what, f"opskit check {environment.name}"
+        return too_many(environment, self.surplus)
 
     @property
     def record(self) -> Record:

@@ -32,6 +32,7 @@ _MARKS: Final = {
     "warning": ("!", "!", "yellow"),
     "current": ("▸", ">", "cyan"),
 }
+_WORDS: Final = str.maketrans({sign: word for sign, word, _ in _MARKS.values()} | {"…": "..."})
 _SPINNER: Final = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _PERIOD: Final = 0.1
 
@@ -45,8 +46,8 @@ class Terminal:
         self._outlived = stream is sys.stderr
         self.tty = stream.isatty() and os.environ.get("TERM") != "dumb"
         self.colour = self.tty and not os.environ.get("NO_COLOR")
-        encoding = (getattr(stream, "encoding", "") or "").lower().replace("-", "")
-        self.unicode = encoding.startswith("utf")
+        self._encoding = getattr(stream, "encoding", "") or ""
+        self.unicode = self._encoding.lower().startswith("utf")
         self._lock = threading.Lock()
         self._live = ""
 
@@ -123,6 +124,8 @@ class Terminal:
             self._write("\r\x1b[2K")
 
     def _write(self, text: str) -> None:
+        if self._encoding and not self.unicode:
+            text = text.translate(_WORDS).encode(self._encoding, "replace").decode(self._encoding)
         try:
             self.stream.write(text)
             self.stream.flush()

@@ -34,6 +34,7 @@ def provision(
     environment.require_deployable()
     nodes = run.nodes_of(environment)
     ui = session.ui()
+    ui.terminal.outlive()
     if not as_json:
         ui.heading("Provisioning (plan only)" if plan else "Provisioning", environment)
     if plan:

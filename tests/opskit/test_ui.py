@@ -77,6 +77,14 @@ def test_marks_are_words_where_signs_cannot_be_shown() -> None:
     assert Terminal(ascii_stream).mark("failed") == "FAILED"
 
 
+def test_what_a_stream_cannot_show_is_words_or_question_marks() -> None:
+    """A deployment that served ended with an internal error where the locale knew no ✓."""
+    written = io.BytesIO()
+    terminal = Terminal(io.TextIOWrapper(written, encoding="ascii"))
+    terminal.line("✓ passed, ✗ failed … by Zoë")
+    assert written.getvalue() == b"ok passed, FAILED failed ... by Zo?\n"
+
+
 def test_without_standard_output_nothing_is_written() -> None:
     """`opskit ... >&-`: there is no stream, and that was an internal error."""
     terminal = Terminal(None)
@@ -268,6 +276,16 @@ def test_a_service_without_its_unit_is_sent_to_provisioning(make: Callable[..., 
     assert status.trouble[1] == "opskit provision dev"
     fresh = make(facts=replace(FINE, unit=False, current=None, serving=None))
     assert fresh.trouble == ("nothing is deployed", "opskit provision dev")
+
+
+def test_an_expired_certificate_is_trouble(make: Callable[..., Status]) -> None:
+    """It stood there in red, and nothing was said to be wrong."""
+    status = replace(make(), certificate=1.0)
+    assert status.trouble == (
+        "the certificate that http://127.0.0.1:8765 shows has expired: nobody connects",
+        "opskit check dev",
+    )
+    assert replace(make(), certificate=4e9).trouble == ("", "")
 
 
 def test_who_is_busy_is_shown(make: Callable[..., Status], plain: tuple[Ui, io.StringIO]) -> None:
