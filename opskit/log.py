@@ -77,7 +77,11 @@ def show(
             ui.say(text)
 
     with suppress(KeyboardInterrupt):
-        past = fleet.each(lambda node: _past(node, wanted, None if since else lines))
+        looked = fleet.each(lambda node: _past_or_why(node, wanted, None if since else lines))
+        unread = [one for one in looked if isinstance(one, Failure)]
+        if len(unread) == len(looked):
+            raise unread[0]
+        past = [([], "") if isinstance(one, Failure) else one for one in looked]
         if not follow and not any(mark for _, mark in past):
             raise Failure(
                 f"{fleet.lead.name}: there is no log yet",
@@ -90,6 +94,18 @@ def show(
             marks = [mark for _, mark in past]
             for line in _following(fleet.nodes, marks):
                 write(line)
+        elif unread:
+            raise unread[0]
+
+
+def _past_or_why(
+    node: Target, wanted: Filter, lines: int | None
+) -> tuple[list[Line], str] | Failure:
+    """Give what `_past` does, or why a node's log cannot be read: the others' can all the same."""
+    try:
+        return _past(node, wanted, lines)
+    except Failure as failure:
+        return failure
 
 
 def _past(node: Target, wanted: Filter, lines: int | None) -> tuple[list[Line], str]:

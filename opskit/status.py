@@ -51,6 +51,7 @@ class Status:
     @property
     def trouble(self) -> tuple[str, str]:
         """What is wrong, and the command to run next; both empty when nothing is."""
+        environment = self.fleet.environment
         for node in self.nodes:
             what, command = node.trouble
             if what:
@@ -59,9 +60,7 @@ class Status:
         releases = {node.facts.current for node in self.seen if node.facts.current}
         if len(releases) > 1:
             names = ", ".join(release_name(number) for number in sorted(releases))
-            environment = self.fleet.environment.name
-            return f"nodes serve different releases: {names}", f"opskit deploy {environment}"
-        environment = self.fleet.environment
+            return f"nodes serve different releases: {names}", f"opskit deploy {environment.name}"
         if self.certificate is not None and self.certificate <= datetime.now(UTC).timestamp():
             what = f"the certificate that {environment.base_url} shows has expired: nobody connects"
             return what, f"opskit check {environment.name}"
