@@ -115,8 +115,8 @@ class Survival:
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._taken = 0
-        self._full_until = 0.0
         """Bytes from the beginning that the disk is known to have room for."""
+        self._full_until = 0.0
         try:
             size = os.fstat(self._descriptor).st_size
             if size < SLOT or not _is_ours(self._descriptor):
@@ -140,8 +140,8 @@ class Survival:
 
     def reload(self) -> None:
         """See what is in the file, as another process left it."""
-        states = self._map[0::SLOT]
-        self._free = [number for number in range(self._slots - 1, 0, -1) if not states[number]]
+        used = {number for number in self._written() if self._map[number * SLOT]}
+        self._free = [number for number in range(self._slots - 1, 0, -1) if number not in used]
         self._rooms = {where.workspace: number for number, where, _ in self.rooms()}
         self._left = {}
         self._open = set()
@@ -217,7 +217,7 @@ class Survival:
 
     def members(self) -> Iterator[tuple[int, Who, int]]:
         """Give every connection, and everybody who had just left: number, who, state."""
-        for number in range(1, self._slots):
+        for number in self._written():
             state = self._map[number * SLOT]
             if state in (MEMBER, LEFT):
                 try:
@@ -252,7 +252,7 @@ class Survival:
 
     def rooms(self) -> Iterator[tuple[int, Where, int]]:
         """Give every room: number, which, `seq`."""
-        for number in range(1, self._slots):
+        for number in self._written():
             if self._map[number * SLOT] == ROOM:
                 body = self._read(number * SLOT)
                 (seq,) = _WORD.unpack_from(self._map, number * SLOT + _IN)
@@ -273,7 +273,7 @@ class Survival:
 
     def clear(self) -> None:
         """Free every slot."""
-        for number in range(1, self._slots):
+        for number in self._written():
             if self._map[number * SLOT] != FREE:
                 self._map[number * SLOT] = FREE
         self.reload()
@@ -286,6 +286,22 @@ class Survival:
             self.path.unlink(missing_ok=True)
 
     # --- inside --------------------------------------------------------------------------
+
+    def _written(self) -> Iterator[int]:
+        """Give the slots that were ever written to; all others are free.
+
+        In a file system in memory (tmpfs), a mapped page takes room as soon as it is read.
+        """
+        place, size = 0, self._slots * SLOT
+        while place < size:
+            try:
+                start = os.lseek(self._descriptor, place, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # there is only a hole
+                    return
+                raise
+            place = os.lseek(self._descriptor, start, os.SEEK_HOLE)
+            yield from range(max(1, -(-start // SLOT)), -(-place // SLOT))
 
     def _take(self, state: int, body: bytes, first: int = 0) -> int:
         if not self._free or len(body) > SLOT - _BODY - _LENGTH.size:
