@@ -67,7 +67,7 @@ def test_a_release_that_hangs_at_start(served: HostSite) -> None:
 
 def test_a_release_that_answers_health_and_fails_its_smoke_test(served: HostSite) -> None:
     """It has taken over, is found out, and hands back."""
-    served.edit("admission.py", GIVEN, f"{GIVEN}[:-1]")
+    served.edit("http_api.py", GIVEN, f"{GIVEN}[:-1]")
     with unnoticed(served):
         said = failed_deploy(served)
     assert last(served).result is Outcome.UNDONE
