@@ -262,7 +262,7 @@ class Admission:
         """Read the room and the member's past, then upgrade and welcome in one write."""
         workspace = route.workspace
         epoch = route.query.get("epoch")
-        live = await self._rooms.reached(workspace, after or 0, epoch)
+        live = await self._rooms.reached(workspace)
         load = live.room.join(connection, identity.user, identity.name, after=after, epoch=epoch)
         try:
             entry = await self._rooms.reading.measured(

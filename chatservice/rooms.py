@@ -118,22 +118,22 @@ class Rooms:
                 self._opening[workspace] = asyncio.ensure_future(self._open(workspace))
         return live
 
-    async def reached(self, workspace: str, seq: int, epoch: str | None) -> LiveRoom:
-        """Give the room as `open` does, once it has published up to `seq` of this epoch.
+    async def reached(self, workspace: str) -> LiveRoom:
+        """Give the room as `open` does, once it has published all that is stored by now.
 
-        So a client may come from another node, where it saw what has not arrived here. Where the
-        store has no such number the room is given as it is.
+        So who comes in from another node, or whose other devices are there, finds what they saw
+        and how far they read, though word of it has not arrived here.
 
         Raises:
             StoreError: it cannot be read.
         """
         live = await self.open(workspace)
-        if live.room.seq >= seq or live.room.epoch != epoch or not self._rules.shared:
+        if not self._rules.shared:
             return live
         state = await self.reading.state(workspace)
-        if state.epoch == live.room.epoch and state.seq >= seq and not live.stale:
+        if state.epoch == live.room.epoch and state.seq > live.room.seq and not live.stale:
             live.carry_out(live.room.noticed(state.seq))
-            await self.reading.reach(live, seq)
+            await self.reading.reach(live, state.seq)
         return await self.open(workspace)
 
     async def _open(self, workspace: str) -> LiveRoom:

@@ -74,7 +74,7 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
 async def test_who_saw_a_number_elsewhere_is_given_the_room_when_it_has_arrived(site: Site) -> None:
     live = await site.rooms.open("w")
     await site.written_elsewhere(KEPT)
-    assert await site.rooms.reached("w", KEPT, live.room.epoch) is live
+    assert await site.rooms.reached("w") is live
     assert (live.room.seq, site.evicted) == (KEPT, [])
 
 
@@ -85,7 +85,7 @@ async def test_a_room_that_is_too_far_behind_is_replaced_and_its_visitor_given_t
     live = await site.rooms.open("w")
     await site.written_elsewhere(KEPT + 2)
     with no_hang():
-        fresh = await site.rooms.reached("w", KEPT + 2, live.room.epoch)
+        fresh = await site.rooms.reached("w")
     assert (live.stale, site.evicted) == (True, [live])
     assert fresh is not live
     assert (fresh.room.seq, fresh.room.epoch) == (KEPT + 2, live.room.epoch)
