@@ -43,7 +43,7 @@ def figures(measured: Measured) -> dict[str, float]:
     """Give the figures of one window."""
     return {
         "deliveries_per_second": measured.deliveries / measured.seconds,
-        "deliveries_per_cpu_second": measured.deliveries / measured.server_cpu,
+        "deliveries_per_cpu_second": measured.per_cpu_second,
         "p50_ms": measured.latency(0.50) * 1000,
         "p99_ms": measured.latency(0.99) * 1000,
         "server_cpu": measured.server_cpu / measured.seconds,

@@ -28,6 +28,8 @@ HANDSHAKES: Final = 64
 """Handshakes under way at once."""
 DRAIN_SECONDS: Final = 60.0
 CONNECT_SECONDS: Final = 120.0
+CLOCK_TICK: Final = 0.01
+"""Seconds in which the kernel counts CPU time (proc(5))."""
 _TICK: Final = 0.001
 
 Token = Callable[[str, str], str]
@@ -58,6 +60,11 @@ class Measured(NamedTuple):
     server_cpu: float
     load_cpu: float
     latencies: Sequence[float]
+
+    @property
+    def per_cpu_second(self) -> float:
+        """Deliveries for each CPU second of the server; less than a clock tick counts as one."""
+        return self.deliveries / max(self.server_cpu, CLOCK_TICK)
 
     def latency(self, quantile: float) -> float:
         """Give a quantile of the latencies, in seconds; not a number where none was taken."""

@@ -62,7 +62,7 @@ def figures(measured: Measured, shape: Shape, database: float) -> Round:
     return {
         "messages_per_second": measured.deliveries / measured.seconds / shape.members,
         "deliveries_per_second": measured.deliveries / measured.seconds,
-        "deliveries_per_cpu_second": measured.deliveries / measured.server_cpu,
+        "deliveries_per_cpu_second": measured.per_cpu_second,
         "p50_ms": measured.latency(0.50) * 1000,
         "p99_ms": measured.latency(0.99) * 1000,
         "server_cpu": measured.server_cpu / measured.seconds,
