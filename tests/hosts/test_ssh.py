@@ -297,6 +297,7 @@ def late(host: Host, *, seconds: float) -> Iterator[int]:
                     if holds:
                         time.sleep(seconds)
                     holds = False
+            with contextlib.suppress(OSError):  # however that ended, the other side hears of it
                 sink.shutdown(socket.SHUT_WR)
 
         def serve() -> None:
