@@ -127,8 +127,9 @@ class Rooms:
         Raises:
             StoreError: it cannot be read.
         """
+        read_now = workspace not in self._live and workspace not in self._opening
         live = await self.open(workspace)
-        if not self._rules.shared:
+        if read_now or not self._rules.shared:
             return live
         state = await self.reading.state(workspace)
         if state.epoch == live.room.epoch and state.seq > live.room.seq and not live.stale:

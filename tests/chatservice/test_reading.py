@@ -71,7 +71,10 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     await site.store.close()
 
 
-async def test_who_saw_a_number_elsewhere_is_given_the_room_when_it_has_arrived(site: Site) -> None:
+async def test_who_comes_in_is_given_the_room_with_all_that_was_stored_elsewhere(
+    site: Site,
+) -> None:
+    """Also who says no number: a welcome to less had an old cursor, and an old count of unread."""
     live = await site.rooms.open("w")
     await site.written_elsewhere(KEPT)
     assert await site.rooms.reached("w") is live
