@@ -59,12 +59,8 @@ def _not_tested(why: str) -> NoReturn:
     pytest.skip(f"NOT TESTED: {why}")
 
 
-def fill(disk: Path, *, leave: int = 0) -> Path:
-    """Leave no byte free there, or as many as asked for; give the file to remove.
-
-    May be called again after something else was removed.
-    """
-    filler = disk / "filler"
+def take_all(filler: Path) -> int:
+    """Let a file grow until no byte of its disk is free, also none for root; gives its size."""
     with filler.open("ab") as file:
         size, step = filler.stat().st_size, 1 << 30
         while step >= _BLOCK:
@@ -74,6 +70,16 @@ def fill(disk: Path, *, leave: int = 0) -> Path:
             except OSError:
                 step //= 2
         os.ftruncate(file.fileno(), size)
-        assert os.statvfs(disk).f_bavail == 0
-        os.ftruncate(file.fileno(), size - leave)
+    return size
+
+
+def fill(disk: Path, *, leave: int = 0) -> Path:
+    """Leave no byte free there, or as many as asked for; give the file to remove.
+
+    May be called again after something else was removed.
+    """
+    filler = disk / "filler"
+    size = take_all(filler)
+    assert os.statvfs(disk).f_bavail == 0
+    os.truncate(filler, size - leave)
     return filler

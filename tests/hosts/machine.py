@@ -22,6 +22,7 @@ from typing import Final
 
 from tests.hosts.image import write_name_servers
 from tests.hosts.network import Network, run
+from tests.small_disks import take_all
 
 BOOT_DEADLINE: Final = 60.0
 """Seconds for a boot; it takes one or two on an idle machine."""
@@ -30,7 +31,6 @@ USERS: Final = ("root", "ops", "nosudo")
 
 _REBOOT: Final = 133
 """What systemd-nspawn ends with, where it has no unit of its own, when its machine reboots."""
-_BLOCK: Final = 4096
 _SUPERVISE: Final = f"""
 for group in $GROUPS_OF_HOST; do echo $$ > "$group/cgroup.procs"; done
 exec 3<&0 </dev/null
@@ -267,15 +267,7 @@ class Host:
             leave: bytes to leave free.
         """
         filler = self._disk / "filler"
-        with filler.open("ab") as file:
-            size, step = filler.stat().st_size, 1 << 30
-            while step >= _BLOCK:
-                try:
-                    os.posix_fallocate(file.fileno(), size, step)
-                    size += step
-                except OSError:
-                    step //= 2
-            os.ftruncate(file.fileno(), max(0, size - leave))
+        os.truncate(filler, max(0, take_all(filler) - leave))
 
     def make_room(self) -> None:
         """Give the room back that `fill` took."""
